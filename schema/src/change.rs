@@ -1,0 +1,283 @@
+//! Changes: what a program asks for, what a stream carries, and the batches that travel.
+
+use bincode::{Decode, Encode};
+
+use crate::hlc::Hlc;
+use crate::ids::{FieldNo, ModelId, RecordId};
+use crate::record::{Deletion, Seen, SharedRecord, Stamp, Stamps};
+use crate::stream::Stream;
+use crate::value::{Fields, Value};
+
+/// The most changes of shared data in one commit: a reader never sees half a commit, so a page must hold one whole.
+pub const COMMIT_CHANGES_MAX: usize = 1_000;
+
+/// The most bytes of shared data in one commit: a quarter of a page on the wire, for the same reason.
+pub const COMMIT_BYTES_MAX: usize = 1024 * 1024;
+
+/// The largest log entry: it must fit a gossip message (64 KiB) with its envelope.
+pub const ENTRY_BYTES_MAX: usize = 48 * 1024;
+
+/// What a program wants done to one record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    /// The kind of record.
+    pub model: ModelId,
+    /// Which one.
+    pub record: RecordId,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What can be done to a record.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Device-owned: the record is exactly these fields. Shared: these fields get these values, the others stay.
+    /// Either way a record that is not there is created.
+    Put(Fields),
+    /// These fields get these values; a record that is not there is left alone.
+    Patch(Fields),
+    /// The record goes.
+    Delete,
+    /// A deleted shared record comes back with the fields it had.
+    Restore,
+}
+
+impl Write {
+    /// Create the record or set its fields.
+    #[must_use]
+    pub fn put(model: ModelId, record: RecordId, fields: Fields) -> Self {
+        Self { model, record, action: Action::Put(fields) }
+    }
+
+    /// Change some fields of a record that is there.
+    #[must_use]
+    pub fn patch(model: ModelId, record: RecordId, fields: Fields) -> Self {
+        Self { model, record, action: Action::Patch(fields) }
+    }
+
+    /// Delete the record.
+    #[must_use]
+    pub fn delete(model: ModelId, record: RecordId) -> Self {
+        Self { model, record, action: Action::Delete }
+    }
+
+    /// Bring a deleted shared record back.
+    #[must_use]
+    pub fn restore(model: ModelId, record: RecordId) -> Self {
+        Self { model, record, action: Action::Restore }
+    }
+}
+
+/// One device-owned record at the owner's version, or what is left of it.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct StateRow {
+    /// Its number in the owner's state stream.
+    pub version: u64,
+    /// The kind of record.
+    pub model: ModelId,
+    /// Which one.
+    pub record: RecordId,
+    /// The whole row; none is a tombstone.
+    pub fields: Option<Fields>,
+}
+
+/// One entry of an origin's shared log.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct SharedChange {
+    /// Its number in the origin's shared stream.
+    pub seq: u64,
+    /// Its stamp; the stamp's device is the origin.
+    pub hlc: Hlc,
+    /// The kind of record.
+    pub model: ModelId,
+    /// Which one.
+    pub record: RecordId,
+    /// What was done.
+    pub op: Op,
+    /// Whether the commit that it was part of ends here. Pages end on such entries only.
+    pub ends_commit: bool,
+}
+
+/// A field's new value and the writes of that field that its author knew.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct FieldWrite {
+    /// Which field.
+    pub field: FieldNo,
+    /// Its new value.
+    pub value: Value,
+    /// For every origin that ever wrote the field, the newest of its writes that the author had seen.
+    pub seen: Seen,
+}
+
+/// What one log entry does to its record.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum Op {
+    /// Fields get values, in the life that the author saw.
+    Set {
+        /// The record's life as the author knew it.
+        life: Option<Hlc>,
+        /// The fields that change.
+        fields: Vec<FieldWrite>,
+    },
+    /// The record goes.
+    Delete {
+        /// The writes of this record that the author knew: what it did not know is reported as a conflict.
+        seen: Seen,
+    },
+    /// A life starts (or a record with a derived id is made), with all it holds.
+    Restore {
+        /// The newest delete that the author knew.
+        life: Option<Hlc>,
+        /// The record's values.
+        fields: Fields,
+        /// Their stamps.
+        stamps: Vec<(FieldNo, Stamp)>,
+    },
+}
+
+impl Op {
+    /// The smallest record state that holds this change: applying the change is joining it.
+    #[must_use]
+    pub fn into_delta(self, hlc: Hlc) -> SharedRecord {
+        match self {
+            Self::Set { life, fields } => {
+                let mut delta = SharedRecord { stamps: Stamps { life, ..Stamps::default() }, ..SharedRecord::default() };
+                let mut fields = fields;
+                fields.sort_by_key(|write| write.field);
+                fields.dedup_by_key(|write| write.field);
+                for FieldWrite { field, value, seen } in fields {
+                    delta.fields.set(field, value);
+                    delta.stamps.fields.push((field, Stamp { hlc, seen, losers: Vec::new() }));
+                }
+                delta
+            }
+            Self::Delete { seen } => SharedRecord {
+                stamps: Stamps { deleted: Some(Deletion { hlc, seen }), ..Stamps::default() },
+                ..SharedRecord::default()
+            },
+            Self::Restore { life, fields, stamps } => SharedRecord {
+                fields,
+                stamps: Stamps { life, restored: Some(hlc), fields: stamps, ..Stamps::default() },
+            },
+        }
+    }
+}
+
+/// A shared record as a snapshot carries it.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct SharedItem {
+    /// The kind of record.
+    pub model: ModelId,
+    /// Which one.
+    pub record: RecordId,
+    /// All that is known of it.
+    pub state: SharedRecord,
+}
+
+/// What a stream holds between two numbers, complete: for a state stream the rows and tombstones whose version lies
+/// there, for a shared stream every entry.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Batch {
+    /// Whose changes, of which kind.
+    pub stream: Stream,
+    /// The number before the first that this batch speaks for.
+    pub after: u64,
+    /// The last number that this batch speaks for.
+    pub through: u64,
+    /// The changes, ascending.
+    pub items: Items,
+}
+
+/// The content of a [`Batch`].
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum Items {
+    /// Rows and tombstones.
+    State(Vec<StateRow>),
+    /// Log entries.
+    Shared(Vec<SharedChange>),
+}
+
+impl Items {
+    /// How many changes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::State(rows) => rows.len(),
+            Self::Shared(changes) => changes.len(),
+        }
+    }
+
+    /// Whether there is none: a hole that later versions left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Why a batch cannot be what it says it is. Nothing of it was applied.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum MalformedBatch {
+    /// `after` is not below `through`.
+    #[error("a batch of {stream} claims the empty range ({after}, {through}]")]
+    Range {
+        /// The stream it names.
+        stream: Stream,
+        /// Its lower bound.
+        after: u64,
+        /// Its upper bound.
+        through: u64,
+    },
+    /// The items are of the other kind than the stream.
+    #[error("a batch of {stream} holds items of the other kind")]
+    Kind {
+        /// The stream it names.
+        stream: Stream,
+    },
+    /// An item lies outside the range, out of order, is missing, or is stamped by another device.
+    #[error("a batch of {stream} holds item {number} where it does not belong")]
+    Item {
+        /// The stream it names.
+        stream: Stream,
+        /// The number of the offending item.
+        number: u64,
+    },
+}
+
+impl Batch {
+    /// Checks what must hold of any batch, whoever made it.
+    ///
+    /// # Errors
+    /// The first thing found wrong.
+    pub fn check(&self) -> Result<(), MalformedBatch> {
+        let Self { stream, after, through, ref items } = *self;
+        if after >= through {
+            return Err(MalformedBatch::Range { stream, after, through });
+        }
+        match items {
+            Items::State(rows) if stream.kind == crate::stream::StreamKind::State => {
+                let mut last = after;
+                for row in rows {
+                    if row.version <= last || row.version > through {
+                        return Err(MalformedBatch::Item { stream, number: row.version });
+                    }
+                    last = row.version;
+                }
+                Ok(())
+            }
+            Items::Shared(changes) if stream.kind == crate::stream::StreamKind::Shared => {
+                if changes.is_empty() {
+                    return Ok(());
+                }
+                let mut expected = after;
+                for change in changes {
+                    expected += 1;
+                    if change.seq != expected || change.hlc.device != stream.origin {
+                        return Err(MalformedBatch::Item { stream, number: change.seq });
+                    }
+                }
+                if expected == through { Ok(()) } else { Err(MalformedBatch::Item { stream, number: expected }) }
+            }
+            _ => Err(MalformedBatch::Kind { stream }),
+        }
+    }
+}
