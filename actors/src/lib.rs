@@ -1,3 +1,7 @@
 //! Starling keeps one library identical on every device that belongs to it, without server or leader.
 
+pub mod environment;
 pub mod network;
+pub mod proto;
+mod store;
+pub mod status;

@@ -14,7 +14,6 @@ CREATE TABLE stream (
     kind INTEGER NOT NULL,
     origin BLOB NOT NULL,
     watermark BIGINT NOT NULL DEFAULT 0,
-    durable BIGINT NOT NULL DEFAULT 0,
     floor BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (kind, origin)
 ) WITHOUT ROWID;
@@ -67,7 +66,7 @@ CREATE TABLE unknown_owned (
     id BLOB NOT NULL,
     owner BLOB NOT NULL,
     version BIGINT NOT NULL,
-    fields BLOB NOT NULL,
+    extra BLOB,
     PRIMARY KEY (model, id)
 );
 CREATE INDEX unknown_owned_stream ON unknown_owned (owner, version);
@@ -75,7 +74,7 @@ CREATE INDEX unknown_owned_stream ON unknown_owned (owner, version);
 CREATE TABLE unknown_shared (
     model INTEGER NOT NULL,
     id BLOB NOT NULL,
-    fields BLOB NOT NULL,
+    extra BLOB,
     stamps BLOB NOT NULL,
     alive BOOLEAN NOT NULL,
     PRIMARY KEY (model, id)

@@ -18,12 +18,11 @@ diesel::table! {
 }
 
 diesel::table! {
-    /// Per stream how far it is applied, how far that is durable, and below which number entries may be lacking.
+    /// Per stream how far it is applied and below which number entries may be lacking.
     stream (kind, origin) {
         kind -> Integer,
         origin -> Binary,
         watermark -> BigInt,
-        durable -> BigInt,
         floor -> BigInt,
     }
 }
@@ -88,7 +87,7 @@ diesel::table! {
         id -> Binary,
         owner -> Binary,
         version -> BigInt,
-        fields -> Binary,
+        extra -> Nullable<Binary>,
     }
 }
 
@@ -97,7 +96,7 @@ diesel::table! {
     unknown_shared (model, id) {
         model -> Integer,
         id -> Binary,
-        fields -> Binary,
+        extra -> Nullable<Binary>,
         stamps -> Binary,
         alive -> Bool,
     }

@@ -1,0 +1,364 @@
+//! A model's table: the statements that read and write its rows, built once from the model's declaration.
+//!
+//! A model that this version does not know has its rows in one of two generic tables, with every field in `extra`;
+//! they are read and written by the same code.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use diesel::result::QueryResult;
+use diesel::sqlite::SqliteConnection;
+use starling_schema::change::{SharedItem, StateRow};
+use starling_schema::codec;
+use starling_schema::ids::{DeviceId, FieldNo, ModelId, RecordId};
+use starling_schema::model::{Column, ModelSpec};
+use starling_schema::record::{SharedRecord, Stamps};
+use starling_schema::value::{Fields, Value};
+use starling_schema::wire::UNPACKED_BYTES_MAX;
+
+use super::sql::{Bind, Cell, Row, Statement};
+
+/// The statements of one model's table.
+#[derive(Debug)]
+pub(crate) struct ModelTable {
+    pub(crate) model: ModelId,
+    pub(crate) name: &'static str,
+    pub(crate) shared: bool,
+    columns: &'static [Column],
+    unknown: bool,
+    get: Statement,
+    upsert: Statement,
+    delete: Statement,
+    by_key: Statement,
+    range: Statement,
+    after_key: Statement,
+    by_version: Statement,
+}
+
+/// A device-owned row as it is stored.
+#[derive(Debug)]
+pub(crate) struct OwnedRow {
+    pub(crate) owner: DeviceId,
+    pub(crate) version: u64,
+    pub(crate) fields: Fields,
+}
+
+impl ModelTable {
+    /// The table of a model that this build knows.
+    pub(crate) fn of(spec: &ModelSpec) -> Self {
+        Self::build(spec.id, spec.name, spec.ownership.is_shared(), spec.columns, false)
+    }
+
+    /// Where the records of a model that this build does not know are kept.
+    pub(crate) fn unknown(model: ModelId, shared: bool) -> Self {
+        Self::build(model, if shared { "unknown_shared" } else { "unknown_owned" }, shared, &[], true)
+    }
+
+    fn build(model: ModelId, name: &'static str, shared: bool, columns: &'static [Column], unknown: bool) -> Self {
+        let bookkeeping: &[&str] = if shared { &["stamps", "alive"] } else { &["owner", "version"] };
+        let mut selected = String::from("id");
+        for column in bookkeeping.iter().copied().chain(columns.iter().map(|c| c.name)).chain(["extra"]) {
+            let _: std::fmt::Result = write!(selected, ", {column}");
+        }
+        let (which, key, inserted) = if unknown {
+            ("model = ? AND ", "model, id", format!("model, {selected}"))
+        } else {
+            ("", "id", selected.clone())
+        };
+        let count = 2 + bookkeeping.len() + columns.len() + usize::from(unknown);
+        let mut updates = String::new();
+        for column in bookkeeping.iter().copied().chain(columns.iter().map(|c| c.name)).chain(["extra"]) {
+            let comma = if updates.is_empty() { "" } else { ", " };
+            let _: std::fmt::Result = write!(updates, "{comma}{column} = excluded.{column}");
+        }
+        // The guards keep another device's row, and a newer version of this one, as they are.
+        let guard = if shared {
+            String::new()
+        } else {
+            format!(" WHERE {name}.owner = excluded.owner AND {name}.version < excluded.version")
+        };
+        let owned = |text: String| Statement::new(if shared { "SELECT 1" } else { &text });
+        let by_owner = if shared { "" } else { " AND owner = ?" };
+        Self {
+            model,
+            name,
+            shared,
+            columns,
+            unknown,
+            get: Statement::new(&format!("SELECT {selected} FROM {name} WHERE {which}id = ?")),
+            upsert: Statement::new(&format!(
+                "INSERT INTO {name} ({inserted}) VALUES ({}) ON CONFLICT ({key}) DO UPDATE SET {updates}{guard}",
+                vec!["?"; count].join(", ")
+            )),
+            delete: owned(format!("DELETE FROM {name} WHERE {which}id = ? AND owner = ? AND version < ?")),
+            by_key: Statement::new(&format!(
+                "SELECT {selected} FROM {name} WHERE {which}id > ?{by_owner} ORDER BY id LIMIT ?"
+            )),
+            range: Statement::new(&format!(
+                "SELECT {selected} FROM {name} WHERE {which}id >= ? AND id <= ? ORDER BY id"
+            )),
+            after_key: Statement::new(&format!(
+                "SELECT {selected} FROM {name} WHERE {which}id > ? ORDER BY id LIMIT ?"
+            )),
+            by_version: owned(format!(
+                "SELECT {selected} FROM {name} WHERE {which}owner = ? AND version > ? AND version <= ? \
+                 ORDER BY version LIMIT ?"
+            )),
+        }
+    }
+
+    fn binds<'a>(&self, rest: &[Bind<'a>]) -> Vec<Bind<'a>> {
+        let model = self.unknown.then(|| Bind::model(self.model));
+        model.into_iter().chain(rest.iter().copied()).collect()
+    }
+
+    /// What the columns cannot hold, encoded.
+    fn extra(&self, fields: &Fields) -> Option<Vec<u8>> {
+        let extra: Fields = fields
+            .iter()
+            .filter(|(no, value)| !self.column(*no).is_some_and(|column| column.kind.holds(value)))
+            .map(|(no, value)| (no, value.clone()))
+            .collect();
+        if extra.is_empty() { None } else { codec::encode(&extra, UNPACKED_BYTES_MAX).ok() }
+    }
+
+    fn column(&self, field: FieldNo) -> Option<&Column> {
+        self.columns.iter().find(|column| column.field == field)
+    }
+
+    /// How many fields have a value of another kind than their column.
+    pub(crate) fn misfits(&self, fields: &Fields) -> usize {
+        fields
+            .iter()
+            .filter(|(no, value)| self.column(*no).is_some_and(|column| !column.kind.holds(value)))
+            .count()
+    }
+
+    fn values<'a>(&'a self, fields: &'a Fields) -> impl Iterator<Item = Bind<'a>> {
+        self.columns.iter().map(|column| Bind::column(column.kind, fields.get(column.field)))
+    }
+
+    fn read_fields(&self, cells: &mut std::vec::IntoIter<Cell>) -> Fields {
+        let mut fields = Fields::new();
+        for column in self.columns {
+            if let Some(value) = cells.next().and_then(|cell| cell.into_value(column.kind)) {
+                fields.set(column.field, value);
+            }
+        }
+        if let Some(Cell::Blob(extra)) = cells.next()
+            && let Ok(extra) = codec::decode::<Fields, UNPACKED_BYTES_MAX>(&extra)
+        {
+            for (field, value) in extra {
+                fields.set(field, value);
+            }
+        }
+        fields
+    }
+
+    fn read_owned(&self, row: Row) -> QueryResult<(RecordId, OwnedRow)> {
+        let mut cells = row.0.into_iter();
+        let (id, owner, version) = (cells.next(), cells.next(), cells.next().map_or(0, |v| v.number()));
+        let id = id.and_then(|id| RecordId::from_slice(id.bytes())).ok_or_else(|| corrupt(self.name))?;
+        let owner = owner.and_then(|o| DeviceId::from_slice(o.bytes())).ok_or_else(|| corrupt(self.name))?;
+        Ok((id, OwnedRow { owner, version, fields: self.read_fields(&mut cells) }))
+    }
+
+    fn read_shared(&self, row: Row) -> QueryResult<(RecordId, SharedRecord)> {
+        let mut cells = row.0.into_iter();
+        let (id, stamps, _alive) = (cells.next(), cells.next(), cells.next());
+        let id = id.and_then(|id| RecordId::from_slice(id.bytes())).ok_or_else(|| corrupt(self.name))?;
+        let stamps: Stamps = stamps
+            .and_then(|stamps| codec::decode::<Stamps, UNPACKED_BYTES_MAX>(stamps.bytes()).ok())
+            .ok_or_else(|| corrupt(self.name))?;
+        let mut fields = self.read_fields(&mut cells);
+        for (field, _) in &stamps.fields {
+            if fields.get(*field).is_none() {
+                fields.set(*field, Value::Null);
+            }
+        }
+        Ok((id, SharedRecord { fields, stamps }))
+    }
+
+    /// One device-owned row.
+    pub(crate) fn owned(&self, c: &mut SqliteConnection, id: RecordId) -> QueryResult<Option<OwnedRow>> {
+        let row = self.get.first(c, &self.binds(&[Bind::blob(id.as_bytes())]))?;
+        row.map(|row| self.read_owned(row).map(|(_, row)| row)).transpose()
+    }
+
+    /// Writes a device-owned row unless a newer version or another device's row is there. Says whether it did.
+    pub(crate) fn put_owned(
+        &self,
+        c: &mut SqliteConnection,
+        owner: DeviceId,
+        version: u64,
+        id: RecordId,
+        fields: &Fields,
+    ) -> QueryResult<bool> {
+        let extra = self.extra(fields);
+        let mut binds = Vec::with_capacity(5 + self.columns.len());
+        binds.extend(self.unknown.then(|| Bind::model(self.model)));
+        binds.extend([Bind::blob(id.as_bytes()), Bind::blob(owner.0.as_bytes()), Bind::int(version)]);
+        binds.extend(self.values(fields));
+        binds.push(Bind::Blob(extra.as_deref()));
+        Ok(self.upsert.execute(c, &binds)? > 0)
+    }
+
+    /// Deletes a device-owned row of that owner that is older than `version`. Says whether there was one.
+    pub(crate) fn delete_owned(
+        &self,
+        c: &mut SqliteConnection,
+        owner: DeviceId,
+        version: u64,
+        id: RecordId,
+    ) -> QueryResult<bool> {
+        let binds =
+            self.binds(&[Bind::blob(id.as_bytes()), Bind::blob(owner.0.as_bytes()), Bind::int(version)]);
+        Ok(self.delete.execute(c, &binds)? > 0)
+    }
+
+    /// The rows of an owner with a version in (after, through], by version.
+    pub(crate) fn page_by_version(
+        &self,
+        c: &mut SqliteConnection,
+        owner: DeviceId,
+        (after, through): (u64, u64),
+        rows_max: usize,
+    ) -> QueryResult<Vec<StateRow>> {
+        let binds = self.binds(&[
+            Bind::blob(owner.0.as_bytes()),
+            Bind::int(after),
+            Bind::int(through),
+            Bind::int(rows_max as u64),
+        ]);
+        let mut found = Vec::new();
+        self.by_version.each(c, &binds, |row| {
+            let (record, row) = self.read_owned(row)?;
+            found.push(StateRow { version: row.version, model: self.model, record, fields: Some(row.fields) });
+            Ok(std::ops::ControlFlow::Continue(()))
+        })?;
+        Ok(found)
+    }
+
+    /// The rows of an owner that follow a key, by key.
+    pub(crate) fn owned_by_key(
+        &self,
+        c: &mut SqliteConnection,
+        owner: DeviceId,
+        after: RecordId,
+        rows_max: usize,
+    ) -> QueryResult<Vec<StateRow>> {
+        let binds = self.binds(&[
+            Bind::blob(after.as_bytes()),
+            Bind::blob(owner.0.as_bytes()),
+            Bind::int(rows_max as u64),
+        ]);
+        let rows = self.by_key.rows(c, &binds)?.into_iter().map(|row| {
+            let (record, row) = self.read_owned(row)?;
+            Ok(StateRow { version: row.version, model: self.model, record, fields: Some(row.fields) })
+        });
+        rows.collect()
+    }
+
+    /// Deletes the rows of an owner within a key range that a complete page of a snapshot lacks.
+    pub(crate) fn sweep(
+        &self,
+        c: &mut SqliteConnection,
+        owner: DeviceId,
+        (from, through): (RecordId, RecordId),
+        version_max: u64,
+        present: &BTreeSet<RecordId>,
+    ) -> QueryResult<Vec<RecordId>> {
+        let mut gone = Vec::new();
+        for (id, row) in self.owned_range(c, from, through)? {
+            if row.owner == owner && row.version <= version_max && !present.contains(&id) {
+                self.delete_owned(c, owner, version_max + 1, id)?;
+                gone.push(id);
+            }
+        }
+        Ok(gone)
+    }
+
+    /// All device-owned rows of a key range, by key.
+    pub(crate) fn owned_range(
+        &self,
+        c: &mut SqliteConnection,
+        from: RecordId,
+        through: RecordId,
+    ) -> QueryResult<Vec<(RecordId, OwnedRow)>> {
+        let binds = self.binds(&[Bind::blob(from.as_bytes()), Bind::blob(through.as_bytes())]);
+        self.range.rows(c, &binds)?.into_iter().map(|row| self.read_owned(row)).collect()
+    }
+
+    /// The device-owned rows of any owner that follow a key, by key.
+    pub(crate) fn owned_after(
+        &self,
+        c: &mut SqliteConnection,
+        after: RecordId,
+        rows_max: usize,
+    ) -> QueryResult<Vec<(RecordId, OwnedRow)>> {
+        let binds = self.binds(&[Bind::blob(after.as_bytes()), Bind::int(rows_max as u64)]);
+        self.after_key.rows(c, &binds)?.into_iter().map(|row| self.read_owned(row)).collect()
+    }
+
+    /// One shared record, deleted ones too.
+    pub(crate) fn shared(&self, c: &mut SqliteConnection, id: RecordId) -> QueryResult<Option<SharedRecord>> {
+        let row = self.get.first(c, &self.binds(&[Bind::blob(id.as_bytes())]))?;
+        row.map(|row| self.read_shared(row).map(|(_, record)| record)).transpose()
+    }
+
+    /// Writes a shared record as it is.
+    pub(crate) fn put_shared(
+        &self,
+        c: &mut SqliteConnection,
+        id: RecordId,
+        record: &SharedRecord,
+    ) -> QueryResult<()> {
+        let stamps = codec::encode(&record.stamps, UNPACKED_BYTES_MAX).map_err(encoding)?;
+        let extra = self.extra(&record.fields);
+        let mut binds = Vec::with_capacity(5 + self.columns.len());
+        binds.extend(self.unknown.then(|| Bind::model(self.model)));
+        binds.extend([
+            Bind::blob(id.as_bytes()),
+            Bind::blob(&stamps),
+            Bind::Bool(Some(record.stamps.is_alive())),
+        ]);
+        binds.extend(self.values(&record.fields));
+        binds.push(Bind::Blob(extra.as_deref()));
+        self.upsert.execute(c, &binds)?;
+        Ok(())
+    }
+
+    /// The shared records that follow a key, by key, deleted ones too.
+    pub(crate) fn shared_by_key(
+        &self,
+        c: &mut SqliteConnection,
+        after: RecordId,
+        rows_max: usize,
+    ) -> QueryResult<Vec<SharedItem>> {
+        let binds = self.binds(&[Bind::blob(after.as_bytes()), Bind::int(rows_max as u64)]);
+        let rows = self.by_key.rows(c, &binds)?.into_iter().map(|row| {
+            let (record, state) = self.read_shared(row)?;
+            Ok(SharedItem { model: self.model, record, state })
+        });
+        rows.collect()
+    }
+
+    /// All shared records of a key range, by key.
+    pub(crate) fn shared_range(
+        &self,
+        c: &mut SqliteConnection,
+        from: RecordId,
+        through: RecordId,
+    ) -> QueryResult<Vec<(RecordId, SharedRecord)>> {
+        let binds = self.binds(&[Bind::blob(from.as_bytes()), Bind::blob(through.as_bytes())]);
+        self.range.rows(c, &binds)?.into_iter().map(|row| self.read_shared(row)).collect()
+    }
+}
+
+fn corrupt(table: &str) -> diesel::result::Error {
+    diesel::result::Error::DeserializationError(format!("a row of {table} is corrupt").into())
+}
+
+fn encoding(error: codec::CodecError) -> diesel::result::Error {
+    diesel::result::Error::SerializationError(Box::new(error))
+}
