@@ -1,3 +1,5 @@
-//! The protocol without I/O: values in, values out, time and randomness as arguments.
+//! The protocol without I/O: values in, values out. Time and randomness are arguments.
 
+pub mod clock;
+pub mod membership;
 pub mod merge;
