@@ -3,7 +3,9 @@
 pub mod canonical;
 mod applier;
 mod clock;
+mod engine;
 pub mod environment;
+mod events;
 pub mod network;
 mod peer_log;
 pub mod proto;

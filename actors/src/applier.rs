@@ -1,0 +1,435 @@
+//! The applier of one model: validates and merges changes of its records within the transaction that is open.
+//!
+//! It lives on the store's thread, takes messages from `Transactions` only, and holds the connection only while it
+//! handles one.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use actix::prelude::*;
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+use starling_schema::change::{Action, Op, SharedChange, SharedItem, StateRow, Write};
+use starling_schema::codec;
+use starling_schema::hlc::Hlc;
+use starling_schema::ids::{DeviceId, FieldNo, ModelId, RecordId};
+use starling_schema::model::{ModelSpec, Ownership};
+use starling_schema::record::SharedRecord;
+use starling_schema::tables;
+use starling_schema::value::{FIELDS_MAX, Fields, VALUE_BYTES_MAX, Value};
+use starling_schema::wire::UNPACKED_BYTES_MAX;
+
+use crate::proto::merge::{self, Loser};
+use crate::store::sql::to_sql;
+use crate::store::table::ModelTable;
+use crate::transactions::{CommitError, StoreError};
+
+/// Only the one transaction that runs asks, so few messages ever wait.
+const MAILBOX: usize = 16;
+
+/// The one write connection, shared by the actors of the store's thread.
+pub(crate) type Store = Rc<RefCell<SqliteConnection>>;
+
+/// Owns the rows of one model.
+pub(crate) struct Applier {
+    table: Rc<ModelTable>,
+    spec: Option<ModelSpec>,
+    store: Store,
+}
+
+/// What applying did.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Applied {
+    /// Records that are now different.
+    pub(crate) changed: Vec<RecordId>,
+    /// Rows that another device owns: left as they were.
+    pub(crate) refused: u64,
+    /// Fields of another kind than their column: kept raw.
+    pub(crate) misfits: u64,
+}
+
+impl Applier {
+    pub(crate) fn new(table: Rc<ModelTable>, spec: Option<ModelSpec>, store: Store) -> Self {
+        Self { table, spec, store }
+    }
+
+    fn model(&self) -> ModelId {
+        self.table.model
+    }
+
+    fn refuse(&self, record: RecordId, reason: impl Into<String>) -> CommitError {
+        let model = self.spec.map_or_else(|| format!("model {}", self.model()), |spec| spec.name.to_owned());
+        CommitError::Refused { model, record, reason: reason.into() }
+    }
+
+    /// What a program may write: known fields of the right kind, within the limits.
+    fn check(&self, record: RecordId, fields: &Fields) -> Result<(), CommitError> {
+        if fields.len() > FIELDS_MAX {
+            return Err(self.refuse(record, format!("{} fields are more than {FIELDS_MAX}", fields.len())));
+        }
+        for (field, value) in fields.iter() {
+            let Some(column) = self.spec.and_then(|spec| spec.column(field).copied()) else {
+                return Err(self.refuse(record, format!("there is no field {field}")));
+            };
+            if !column.kind.holds(value) {
+                return Err(self.refuse(record, format!("{} cannot hold {value:?}", column.name)));
+            }
+            if value.len() > VALUE_BYTES_MAX {
+                let bytes = value.len();
+                return Err(self.refuse(record, format!("{} has {bytes} bytes of {VALUE_BYTES_MAX}", column.name)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies one row or tombstone of an owner. Says whether anything changed; an error inside names the culprit.
+    fn apply_row(
+        &self,
+        c: &mut SqliteConnection,
+        owner: DeviceId,
+        row: &StateRow,
+        buried: bool,
+        applied: &mut Applied,
+    ) -> QueryResult<()> {
+        let StateRow { version, record, ref fields, .. } = *row;
+        let written = if let Some(fields) = fields {
+            if buried && !unbury(c, self.model(), record, owner, version)? {
+                return Ok(());
+            }
+            applied.misfits += self.table.misfits(fields) as u64;
+            self.table.put_owned(c, owner, version, record, fields)?
+        } else {
+            self.table.delete_owned(c, owner, version, record)?
+        };
+        let foreign = !written && self.table.owned(c, record)?.is_some_and(|row| row.owner != owner);
+        if foreign {
+            applied.refused += 1;
+        } else if fields.is_none() {
+            bury(c, self.model(), record, owner, version)?;
+        }
+        if written {
+            applied.changed.push(record);
+        }
+        Ok(())
+    }
+
+    fn merge(&self, c: &mut SqliteConnection, id: RecordId, delta: SharedRecord) -> QueryResult<bool> {
+        let before = self.table.shared(c, id)?;
+        let is_new = before.is_none();
+        let before = before.unwrap_or_default();
+        let mut after = before.clone();
+        merge::join(&mut after, delta);
+        if after == before && !is_new {
+            return Ok(false);
+        }
+        self.table.put_shared(c, id, &after)?;
+        let (old, new) = (merge::losers(&before), merge::losers(&after));
+        if old != new {
+            list_conflicts(c, self.model(), id, &new)?;
+        }
+        Ok(true)
+    }
+
+    /// The row after a local write, `None` when it goes, and whether that is a change at all.
+    fn edited(&self, c: &mut SqliteConnection, owner: DeviceId, write: &Write) -> Result<Edited, CommitError> {
+        let current = self.table.owned(c, write.record).map_err(StoreError::from)?;
+        if let Some(row) = current.as_ref().filter(|row| row.owner != owner) {
+            return Err(self.refuse(write.record, format!("it belongs to device {}", row.owner)));
+        }
+        let current = current.map(|row| row.fields);
+        let next = match &write.action {
+            Action::Put(fields) => {
+                self.check(write.record, fields)?;
+                Some(without_nulls(fields.clone()))
+            }
+            Action::Patch(fields) => {
+                self.check(write.record, fields)?;
+                let Some(mut row) = current.clone() else { return Ok(Edited::Same) };
+                for (field, value) in fields.iter() {
+                    row.set(field, value.clone());
+                }
+                Some(without_nulls(row))
+            }
+            Action::Delete => None,
+            Action::Restore => return Err(self.refuse(write.record, "only shared records can be restored")),
+        };
+        Ok(if next == current { Edited::Same } else { Edited::To(next) })
+    }
+
+    /// The log entry that a local write of a shared record makes; none when it changes nothing.
+    fn shared_op(&self, record: &SharedRecord, exists: bool, hlc: Hlc, write: &Write) -> Result<Option<Op>, CommitError> {
+        let derived = self.spec.is_some_and(|spec| spec.ownership == Ownership::SharedDerived);
+        let alive = record.stamps.is_alive();
+        match &write.action {
+            Action::Put(fields) | Action::Patch(fields) => {
+                self.check(write.record, fields)?;
+                let create = matches!(write.action, Action::Put(_));
+                if derived && create && (!exists || !alive) {
+                    return Ok(Some(merge::create(record, hlc, fields.clone())));
+                }
+                if !exists && !create {
+                    return Ok(None);
+                }
+                if !alive {
+                    let model = self.table.name.to_owned();
+                    return Err(CommitError::Deleted { model, record: write.record });
+                }
+                Ok(merge::set(record, fields.clone()))
+            }
+            Action::Delete => Ok(if exists { merge::delete(record) } else { None }),
+            Action::Restore => Ok(merge::restore(record)),
+        }
+    }
+}
+
+enum Edited {
+    Same,
+    To(Option<Fields>),
+}
+
+fn without_nulls(fields: Fields) -> Fields {
+    fields.into_iter().filter(|(_, value)| *value != Value::Null).collect()
+}
+
+/// Takes a tombstone away for a newer row. Says no when the tombstone is the newer one.
+fn unbury(
+    c: &mut SqliteConnection,
+    model: ModelId,
+    record: RecordId,
+    owner: DeviceId,
+    version: u64,
+) -> QueryResult<bool> {
+    use tables::tombstone::dsl;
+    let at = dsl::tombstone.find((i32::from(model), record));
+    let found: Option<(DeviceId, i64)> = at.select((dsl::owner, dsl::version)).first(c).optional()?;
+    match found {
+        Some((who, newest)) if who == owner && newest > to_sql(version) => Ok(false),
+        Some(_) => diesel::delete(at).execute(c).map(|_| true),
+        None => Ok(true),
+    }
+}
+
+fn bury(
+    c: &mut SqliteConnection,
+    model: ModelId,
+    record: RecordId,
+    owner: DeviceId,
+    version: u64,
+) -> QueryResult<()> {
+    use tables::tombstone::dsl;
+    let row = (
+        dsl::model.eq(i32::from(model)),
+        dsl::id.eq(record),
+        dsl::owner.eq(owner),
+        dsl::version.eq(to_sql(version)),
+    );
+    diesel::replace_into(dsl::tombstone).values(row).execute(c)?;
+    Ok(())
+}
+
+fn has_tombstones(c: &mut SqliteConnection, owner: DeviceId) -> QueryResult<bool> {
+    use tables::tombstone::dsl;
+    diesel::select(diesel::dsl::exists(dsl::tombstone.filter(dsl::owner.eq(owner)))).get_result(c)
+}
+
+fn list_conflicts(c: &mut SqliteConnection, model: ModelId, record: RecordId, losers: &[Loser]) -> QueryResult<()> {
+    use tables::conflict::dsl;
+    let old = dsl::conflict.filter(dsl::model.eq(i32::from(model)).and(dsl::record.eq(record)));
+    diesel::delete(old).execute(c)?;
+    for Loser { field, hlc, value, deleted } in losers {
+        let value = codec::encode(value, UNPACKED_BYTES_MAX)
+            .map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
+        let row = (
+            dsl::model.eq(i32::from(model)),
+            dsl::record.eq(record),
+            dsl::field.eq(i32::from(*field)),
+            dsl::hlc.eq(*hlc),
+            dsl::deleted.eq(*deleted),
+            dsl::value.eq(value),
+        );
+        diesel::insert_into(dsl::conflict).values(row).execute(c)?;
+    }
+    Ok(())
+}
+
+/// A kept loser, as it is listed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conflict {
+    /// Its model.
+    pub model: ModelId,
+    /// Its record.
+    pub record: RecordId,
+    /// Its field.
+    pub field: FieldNo,
+    /// The losing write.
+    pub hlc: Hlc,
+    /// The losing value.
+    pub value: Value,
+    /// Whether it lost to a delete of the record instead of to another value.
+    pub deleted: bool,
+}
+
+/// Every kept loser, by record.
+///
+/// # Errors
+/// When the database cannot be read.
+pub fn conflicts(c: &mut SqliteConnection) -> QueryResult<Vec<Conflict>> {
+    use tables::conflict::dsl;
+    let rows: Vec<(i32, RecordId, i32, Hlc, bool, Vec<u8>)> =
+        dsl::conflict.order((dsl::model, dsl::record, dsl::field, dsl::hlc)).load(c)?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|(model, record, field, hlc, deleted, value)| {
+            let value = codec::decode::<Value, UNPACKED_BYTES_MAX>(&value).ok()?;
+            let (model, field) = (ModelId::try_from(model).ok()?, FieldNo::try_from(field).ok()?);
+            Some(Conflict { model, record, field, hlc, value, deleted })
+        })
+        .collect())
+}
+
+impl Actor for Applier {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+    }
+}
+
+/// Apply rows and tombstones of one owner, in the order of their versions.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Applied, StoreError>")]
+pub(crate) struct ApplyState {
+    pub(crate) owner: DeviceId,
+    pub(crate) rows: Vec<StateRow>,
+}
+
+impl Handler<ApplyState> for Applier {
+    type Result = Result<Applied, StoreError>;
+
+    fn handle(&mut self, ApplyState { owner, rows }: ApplyState, _: &mut Self::Context) -> Self::Result {
+        let c = &mut *self.store.borrow_mut();
+        let mut applied = Applied::default();
+        let mut buried = has_tombstones(c, owner)?;
+        for row in &rows {
+            self.apply_row(c, owner, row, buried, &mut applied)?;
+            buried |= row.fields.is_none();
+        }
+        Ok(applied)
+    }
+}
+
+/// Delete what a complete page of a snapshot lacks: rows of the owner in the key range, up to a version.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Applied, StoreError>")]
+pub(crate) struct Sweep {
+    pub(crate) owner: DeviceId,
+    pub(crate) range: (RecordId, RecordId),
+    pub(crate) version_max: u64,
+    pub(crate) present: BTreeSet<RecordId>,
+}
+
+impl Handler<Sweep> for Applier {
+    type Result = Result<Applied, StoreError>;
+
+    fn handle(&mut self, message: Sweep, _: &mut Self::Context) -> Self::Result {
+        let Sweep { owner, range, version_max, present } = message;
+        let c = &mut *self.store.borrow_mut();
+        let changed = self.table.sweep(c, owner, range, version_max, &present)?;
+        Ok(Applied { changed, ..Applied::default() })
+    }
+}
+
+/// Merge log entries, in the order of their stream.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Applied, StoreError>")]
+pub(crate) struct ApplyShared(pub(crate) Vec<SharedChange>);
+
+impl Handler<ApplyShared> for Applier {
+    type Result = Result<Applied, StoreError>;
+
+    fn handle(&mut self, ApplyShared(changes): ApplyShared, _: &mut Self::Context) -> Self::Result {
+        let c = &mut *self.store.borrow_mut();
+        let mut applied = Applied::default();
+        for SharedChange { hlc, record, op, .. } in changes {
+            let delta = op.into_delta(hlc);
+            applied.misfits += self.table.misfits(&delta.fields) as u64;
+            if self.merge(c, record, delta)? {
+                applied.changed.push(record);
+            }
+        }
+        Ok(applied)
+    }
+}
+
+/// Merge records of a snapshot.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Applied, StoreError>")]
+pub(crate) struct ApplyItems(pub(crate) Vec<SharedItem>);
+
+impl Handler<ApplyItems> for Applier {
+    type Result = Result<Applied, StoreError>;
+
+    fn handle(&mut self, ApplyItems(items): ApplyItems, _: &mut Self::Context) -> Self::Result {
+        let c = &mut *self.store.borrow_mut();
+        let mut applied = Applied::default();
+        for SharedItem { record, state, .. } in items {
+            if self.merge(c, record, state)? {
+                applied.changed.push(record);
+            }
+        }
+        Ok(applied)
+    }
+}
+
+/// Make local writes of our own rows, each with the version that it may take. The answer holds the rows that
+/// changed; a write that changes nothing takes no version.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<StateRow>, CommitError>")]
+pub(crate) struct EditOwned {
+    pub(crate) owner: DeviceId,
+    pub(crate) edits: Vec<(u64, Write)>,
+}
+
+impl Handler<EditOwned> for Applier {
+    type Result = Result<Vec<StateRow>, CommitError>;
+
+    fn handle(&mut self, EditOwned { owner, edits }: EditOwned, _: &mut Self::Context) -> Self::Result {
+        let c = &mut *self.store.borrow_mut();
+        let buried = has_tombstones(c, owner).map_err(StoreError::from)?;
+        let (mut rows, mut applied) = (Vec::new(), Applied::default());
+        for (version, write) in edits {
+            if let Edited::To(fields) = self.edited(c, owner, &write)? {
+                let row = StateRow { version, model: write.model, record: write.record, fields };
+                self.apply_row(c, owner, &row, buried, &mut applied).map_err(StoreError::from)?;
+                rows.push(row);
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// Make local writes of shared records, each with its stamp. The answer holds for each write its log entry's
+/// content; none for one that changes nothing.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<Option<Op>>, CommitError>")]
+pub(crate) struct EditShared(pub(crate) Vec<(Hlc, Write)>);
+
+impl Handler<EditShared> for Applier {
+    type Result = Result<Vec<Option<Op>>, CommitError>;
+
+    fn handle(&mut self, EditShared(edits): EditShared, _: &mut Self::Context) -> Self::Result {
+        let c = &mut *self.store.borrow_mut();
+        let mut ops = Vec::with_capacity(edits.len());
+        for (hlc, write) in edits {
+            let current = self.table.shared(c, write.record).map_err(StoreError::from)?;
+            let exists = current.is_some();
+            let op = self.shared_op(&current.unwrap_or_default(), exists, hlc, &write)?;
+            if let Some(op) = &op {
+                self.merge(c, write.record, op.clone().into_delta(hlc)).map_err(StoreError::from)?;
+            }
+            ops.push(op);
+        }
+        Ok(ops)
+    }
+}

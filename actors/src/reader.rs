@@ -1,0 +1,160 @@
+//! A reader actor: one read-only connection, for pages, snapshots, digests and queries. Several share the work.
+
+use std::rc::Rc;
+
+use actix::prelude::*;
+use diesel::sqlite::SqliteConnection;
+use starling_schema::stream::Stream;
+use starling_schema::wire::{Cursor, DigestRequest, DigestResponse, PageResponse, SnapshotResponse, SnapshotScope};
+
+use crate::canonical;
+use crate::store::sql::snapshot;
+use crate::store::tables::Tables;
+use crate::store::{Registry, ledger, pages};
+
+/// Reads that wait per reader; beyond that askers are told to come again.
+const MAILBOX: usize = 128;
+
+/// Why a query failed. Nothing was changed.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueryError {
+    /// SQLite, or the query itself, failed.
+    #[error("the database cannot be read: {0}")]
+    Storage(String),
+    /// Too many queries wait.
+    #[error("too many queries are waiting: try again")]
+    Busy,
+    /// The peer has stopped.
+    #[error("the peer has stopped")]
+    Stopped,
+}
+
+impl From<diesel::result::Error> for QueryError {
+    fn from(error: diesel::result::Error) -> Self {
+        Self::Storage(error.to_string())
+    }
+}
+
+impl From<MailboxError> for QueryError {
+    fn from(error: MailboxError) -> Self {
+        match error {
+            MailboxError::Closed => Self::Stopped,
+            MailboxError::Timeout => Self::Busy,
+        }
+    }
+}
+
+/// Owns one read-only connection.
+pub(crate) struct Reader {
+    connection: SqliteConnection,
+    tables: Rc<Tables>,
+}
+
+impl Reader {
+    pub(crate) fn new(connection: SqliteConnection, registry: &Registry) -> Self {
+        Self { connection, tables: Rc::new(Tables::new(registry)) }
+    }
+}
+
+impl Actor for Reader {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+    }
+}
+
+/// Read what follows a number in a stream.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Result<PageResponse, QueryError>")]
+pub(crate) struct ReadPage {
+    pub(crate) stream: Stream,
+    pub(crate) after: u64,
+}
+
+impl Handler<ReadPage> for Reader {
+    type Result = Result<PageResponse, QueryError>;
+
+    fn handle(&mut self, ReadPage { stream, after }: ReadPage, _: &mut Self::Context) -> Self::Result {
+        Ok(pages::page(&mut self.connection, &self.tables, stream, after)?)
+    }
+}
+
+/// Read what follows a key in a snapshot.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Result<SnapshotResponse, QueryError>")]
+pub(crate) struct ReadSnapshot {
+    pub(crate) scope: SnapshotScope,
+    pub(crate) after: Option<Cursor>,
+}
+
+impl Handler<ReadSnapshot> for Reader {
+    type Result = Result<SnapshotResponse, QueryError>;
+
+    fn handle(&mut self, ReadSnapshot { scope, after }: ReadSnapshot, _: &mut Self::Context) -> Self::Result {
+        Ok(pages::snapshot_page(&mut self.connection, &self.tables, scope, after)?)
+    }
+}
+
+/// Hash the records of a key range.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Result<DigestResponse, QueryError>")]
+pub(crate) struct ReadDigest(pub(crate) DigestRequest);
+
+impl Handler<ReadDigest> for Reader {
+    type Result = Result<DigestResponse, QueryError>;
+
+    fn handle(&mut self, ReadDigest(request): ReadDigest, _: &mut Self::Context) -> Self::Result {
+        let DigestRequest { model, from, through } = request;
+        let tables = self.tables.clone();
+        snapshot(&mut self.connection, |c| {
+            let (watermarks, _) = ledger::streams(c)?;
+            let (hash, records) = canonical::range_digest(c, &tables, model, (from, through))?;
+            Ok(DigestResponse { watermarks, hash, records })
+        })
+    }
+}
+
+/// Run any read within one read transaction.
+pub(crate) struct Query<T>(pub(crate) Box<dyn FnOnce(&mut SqliteConnection) -> Result<T, QueryError> + Send>);
+
+impl<T: Send + 'static> Message for Query<T> {
+    type Result = Result<T, QueryError>;
+}
+
+impl<T: Send + 'static> Handler<Query<T>> for Reader {
+    type Result = Result<T, QueryError>;
+
+    fn handle(&mut self, Query(read): Query<T>, _: &mut Self::Context) -> Self::Result {
+        snapshot(&mut self.connection, read)
+    }
+}
+
+/// The readers of a peer, asked in turn.
+#[derive(Clone, Debug)]
+pub(crate) struct Readers {
+    readers: Vec<Addr<Reader>>,
+    turn: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Readers {
+    pub(crate) fn new(readers: Vec<Addr<Reader>>) -> Self {
+        assert!(!readers.is_empty(), "a peer has a reader");
+        Self { readers, turn: std::sync::Arc::default() }
+    }
+
+    /// Whose turn it is.
+    pub(crate) fn next(&self) -> &Addr<Reader> {
+        let turn = self.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        &self.readers[turn % self.readers.len()]
+    }
+
+    /// Runs a read on the reader whose turn it is.
+    pub(crate) async fn query<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut SqliteConnection) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        self.next().send(Query(Box::new(read))).await?
+    }
+}

@@ -1,0 +1,500 @@
+//! The transactions actor: the only door to the database for writes. It runs one transaction at a time, gathers
+//! what waits into one (group commit), and tells what became durable.
+
+use std::collections::VecDeque;
+
+use actix::prelude::*;
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use futures::channel::oneshot;
+use starling_schema::change::{Batch, Write};
+use starling_schema::ids::{ModelId, RecordId};
+use starling_schema::stream::{Stream, Watermarks};
+use starling_schema::wire::SnapshotResponse;
+
+use crate::engine::{Effects, Engine, Sync};
+use crate::environment::Environment;
+use crate::events::{EventKind, Happened};
+use crate::store::ledger::Note;
+
+/// Jobs that wait before callers are told that it is too much.
+const QUEUE_MAX: usize = 1_024;
+
+/// Messages that wait in the mailbox: as many as may wait in the queue.
+const MAILBOX: usize = QUEUE_MAX;
+
+/// The most jobs of one transaction: the wait of the first stays well under 100 ms.
+const GROUP_MAX: usize = 128;
+
+/// About how long what came from peers may stay undurable, in milliseconds; jittered.
+const FLUSH_MS: f64 = 500.0;
+
+/// The most changed records that one event names.
+const EVENT_RECORDS_MAX: usize = 256;
+
+/// Why the database could not be written. Nothing of the transaction was kept; reading goes on.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the database cannot be written: {0}")]
+pub struct StoreError(pub String);
+
+impl From<DieselError> for StoreError {
+    fn from(error: DieselError) -> Self {
+        Self(match error {
+            DieselError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, info) => {
+                format!("it is read-only ({})", info.message())
+            }
+            other => other.to_string(),
+        })
+    }
+}
+
+impl From<MailboxError> for StoreError {
+    fn from(_: MailboxError) -> Self {
+        Self("the store has stopped".to_owned())
+    }
+}
+
+/// Why a commit was refused. Nothing of it was written.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// A write that can never be: an unknown model or field, too large, another device's record.
+    #[error("{model} {record}: {reason}")]
+    Refused {
+        /// The model's name.
+        model: String,
+        /// Which record.
+        record: RecordId,
+        /// Why.
+        reason: String,
+    },
+    /// The record was deleted.
+    #[error("{model} {record} was deleted: restore it first")]
+    Deleted {
+        /// The model's name.
+        model: String,
+        /// Which record.
+        record: RecordId,
+    },
+    /// More shared changes than one commit may hold.
+    #[error("{changes} changes of shared data are more than one commit holds: split it")]
+    TooLarge {
+        /// How many.
+        changes: usize,
+    },
+    /// Too much is waiting to be written.
+    #[error("too much is waiting to be written: try again")]
+    Busy,
+    /// Disk full, I/O error, read-only, corrupt file.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+    /// The peer has stopped.
+    #[error("the peer has stopped")]
+    Stopped,
+}
+
+/// What a durable commit got.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Receipt {
+    /// The head of our state stream after it.
+    pub state_head: u64,
+    /// The head of our shared stream after it.
+    pub shared_head: u64,
+}
+
+/// What became of a batch from a peer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Outcome {
+    /// It was applied.
+    Applied,
+    /// All of it was there.
+    Duplicate,
+    /// It is ahead of our watermark.
+    Gap,
+    /// From some change on it waits for time to pass.
+    Parked {
+        /// Until when, in milliseconds since 1970.
+        until_ms: u64,
+    },
+}
+
+/// Told after every transaction that moved a watermark.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Advanced {
+    /// How far every stream is applied.
+    pub(crate) applied: Watermarks,
+    /// Of that, what survives a power cut.
+    pub(crate) durable: Watermarks,
+    /// Our own changes that this transaction made durable.
+    pub(crate) committed: Vec<Batch>,
+}
+
+type Reply<T> = oneshot::Sender<T>;
+
+/// One thing to do within a transaction, and who waits for it.
+enum Job {
+    Commit(Vec<Write>, Reply<Result<Receipt, CommitError>>),
+    Apply(Batch, u64, Reply<Result<Outcome, StoreError>>),
+    Snapshot(Box<SnapshotResponse>, Option<Watermarks>, Reply<Result<(), StoreError>>),
+    Keep(Vec<Note>, Reply<Result<(), StoreError>>),
+    Prune(Vec<(Stream, u64)>, Reply<Result<usize, StoreError>>),
+    Flush,
+}
+
+impl Job {
+    /// What we must not forget once we said it.
+    fn sync(&self) -> Sync {
+        match self {
+            Self::Commit(..) | Self::Keep(..) | Self::Flush => Sync::Full,
+            Self::Apply(..) | Self::Snapshot(..) | Self::Prune(..) => Sync::Normal,
+        }
+    }
+}
+
+/// What a job answers once its transaction is committed; dropped when it is not.
+type Answer = Box<dyn FnOnce(Result<(), StoreError>)>;
+
+/// Owns the order of writes.
+pub(crate) struct Transactions {
+    engine: Option<Engine>,
+    queue: VecDeque<Job>,
+    applied: Watermarks,
+    durable: Watermarks,
+    parked: u64,
+    listeners: Vec<Recipient<Advanced>>,
+    events: Recipient<Happened>,
+    environment: Environment,
+    flush_due: bool,
+    release_due: bool,
+}
+
+impl Transactions {
+    /// Takes over the engine, on the store's thread.
+    pub(crate) fn new(engine: Engine, events: Recipient<Happened>, environment: Environment) -> Self {
+        Self {
+            applied: engine.marks.clone(),
+            durable: Watermarks::new(),
+            parked: engine.parked_count(),
+            engine: Some(engine),
+            queue: VecDeque::new(),
+            listeners: Vec::new(),
+            events,
+            environment,
+            flush_due: false,
+            release_due: false,
+        }
+    }
+
+    fn enqueue<T: 'static>(
+        &mut self,
+        ctx: &mut Context<Self>,
+        busy: T,
+        closed: T,
+        job: impl FnOnce(Reply<T>) -> Job,
+    ) -> ResponseFuture<T> {
+        if self.queue.len() >= QUEUE_MAX {
+            return Box::pin(async move { busy });
+        }
+        let (reply, answer) = oneshot::channel();
+        self.queue.push_back(job(reply));
+        self.next(ctx);
+        Box::pin(async move { answer.await.unwrap_or(closed) })
+    }
+
+    /// Starts a transaction over what waits, unless one runs.
+    fn next(&mut self, ctx: &mut Context<Self>) {
+        let Some(sync) = self.queue.front().map(Job::sync) else { return };
+        let Some(engine) = self.engine.take() else { return };
+        let mut jobs = Vec::new();
+        while jobs.len() < GROUP_MAX && self.queue.front().is_some_and(|job| job.sync() == sync) {
+            jobs.extend(self.queue.pop_front());
+        }
+        let done = transaction(engine, sync, jobs).into_actor(self).map(move |(engine, effects), actor, ctx| {
+            let parked = engine.parked_count();
+            actor.parked = parked;
+            let release_at = engine.release_at();
+            let marks = engine.marks.clone();
+            actor.engine = Some(engine);
+            actor.after(sync, marks, effects, ctx);
+            actor.release_when(release_at, ctx);
+            actor.next(ctx);
+        });
+        ctx.spawn(done);
+    }
+
+    /// Tells what a transaction changed, and sees to it that it becomes durable.
+    fn after(&mut self, sync: Sync, marks: Watermarks, effects: Option<Effects>, ctx: &mut Context<Self>) {
+        let Some(effects) = effects else { return };
+        let before = (self.applied.clone(), self.durable.clone());
+        self.applied = marks;
+        if sync == Sync::Full {
+            self.durable = self.applied.clone();
+        }
+        if effects.refused + effects.misfits > 0 {
+            tracing::warn!(refused = effects.refused, misfits = effects.misfits, "a peer's rows were not all valid");
+        }
+        if !effects.changed.is_empty() {
+            let truncated = effects.changed.len() > EVENT_RECORDS_MAX;
+            let remote = effects.committed.is_empty();
+            let records: Vec<(ModelId, RecordId)> = effects.changed.into_iter().take(EVENT_RECORDS_MAX).collect();
+            self.tell(EventKind::Changed { records, truncated, remote });
+        }
+        if (&self.applied, &self.durable) != (&before.0, &before.1) || !effects.committed.is_empty() {
+            let news = Advanced {
+                applied: self.applied.clone(),
+                durable: self.durable.clone(),
+                committed: effects.committed,
+            };
+            for listener in &self.listeners {
+                if let Err(error) = listener.try_send(news.clone()) {
+                    // Heartbeats carry the same news later.
+                    tracing::debug!(%error, "a listener is behind");
+                }
+            }
+        }
+        if self.applied != self.durable && !self.flush_due {
+            self.flush_due = true;
+            let wait_ms = FLUSH_MS * (0.8 + 0.4 * self.environment.fraction());
+            ctx.run_later(std::time::Duration::from_secs_f64(wait_ms / 1000.0), |actor, ctx| {
+                actor.flush_due = false;
+                if actor.applied != actor.durable {
+                    actor.queue.push_back(Job::Flush);
+                    actor.next(ctx);
+                }
+            });
+        }
+    }
+
+    fn release_when(&mut self, release_at: Option<u64>, ctx: &mut Context<Self>) {
+        let Some(at) = release_at.filter(|_| !self.release_due) else { return };
+        self.release_due = true;
+        // Looked at again every minute at the latest: the wall clock may be set.
+        let wait_ms = at.saturating_sub(self.environment.wall_ms()).clamp(1_000, 60_000);
+        ctx.run_later(std::time::Duration::from_millis(wait_ms), |actor, ctx| {
+            actor.release_due = false;
+            actor.queue.push_back(Job::Flush);
+            actor.next(ctx);
+        });
+    }
+
+    fn tell(&self, event: EventKind) {
+        if let Err(error) = self.events.try_send(Happened(event)) {
+            tracing::debug!(%error, "an event was not recorded");
+        }
+    }
+}
+
+/// Runs jobs within one transaction; afterwards everybody has an answer. No effects: it was rolled back.
+async fn transaction(mut engine: Engine, sync: Sync, jobs: Vec<Job>) -> (Engine, Option<Effects>) {
+    let mut effects = Effects::default();
+    let mut answers: Vec<Answer> = Vec::new();
+    let mut outcome = engine.begin(sync);
+    let mut jobs = jobs.into_iter();
+    if outcome.is_ok() {
+        for job in jobs.by_ref() {
+            outcome = step(&mut engine, job, &mut effects, &mut answers).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        match outcome {
+            Ok(()) => outcome = engine.commit(),
+            Err(_) => engine.rollback(),
+        }
+    }
+    if let Err(error) = &outcome {
+        tracing::error!(%error, "a transaction failed");
+    }
+    for job in jobs {
+        answers.push(refusal(job));
+    }
+    for answer in answers {
+        answer(outcome.clone());
+    }
+    (engine, outcome.is_ok().then_some(effects))
+}
+
+/// Does one job. An error takes the whole transaction back.
+async fn step(
+    engine: &mut Engine,
+    job: Job,
+    effects: &mut Effects,
+    answers: &mut Vec<Answer>,
+) -> Result<(), StoreError> {
+    match job {
+        Job::Commit(writes, reply) => {
+            let result = engine.local(writes, effects).await;
+            let broken = if let Err(CommitError::Storage(error)) = &result { Some(error.clone()) } else { None };
+            answers.push(answer(reply, move |committed| committed.map_err(CommitError::from).and(result)));
+            broken.map_or(Ok(()), Err)
+        }
+        Job::Apply(batch, floor, reply) => {
+            let result = engine.remote(batch, floor, effects).await;
+            settle(reply, result, answers)
+        }
+        Job::Snapshot(page, claim, reply) => {
+            let result = engine.snapshot(*page, claim, effects).await;
+            settle(reply, result, answers)
+        }
+        Job::Keep(notes, reply) => settle(reply, engine.keep(&notes), answers),
+        Job::Prune(bounds, reply) => {
+            let result = engine.prune(bounds).await;
+            settle(reply, result, answers)
+        }
+        Job::Flush => {
+            engine.release(effects).await?;
+            engine.keep(&[Note::Setting("flushed", engine.marks.iter().count().to_be_bytes().to_vec())])
+        }
+    }
+}
+
+fn answer<T: 'static>(reply: Reply<T>, result: impl FnOnce(Result<(), StoreError>) -> T + 'static) -> Answer {
+    Box::new(move |committed| {
+        if reply.send(result(committed)).is_err() {
+            tracing::debug!("nobody waits for this answer any more");
+        }
+    })
+}
+
+fn settle<T: 'static>(
+    reply: Reply<Result<T, StoreError>>,
+    result: Result<T, StoreError>,
+    answers: &mut Vec<Answer>,
+) -> Result<(), StoreError> {
+    let broken = result.as_ref().err().cloned();
+    answers.push(answer(reply, move |committed| committed.and(result)));
+    broken.map_or(Ok(()), Err)
+}
+
+/// The answer of a job that was not tried because its transaction failed before.
+fn refusal(job: Job) -> Answer {
+    let failed = |committed: Result<(), StoreError>| committed.err().unwrap_or_else(|| StoreError("not tried".to_owned()));
+    match job {
+        Job::Commit(_, reply) => answer(reply, move |committed| Err(failed(committed).into())),
+        Job::Apply(_, _, reply) => answer(reply, move |committed| Err(failed(committed))),
+        Job::Snapshot(_, _, reply) | Job::Keep(_, reply) => answer(reply, move |committed| Err(failed(committed))),
+        Job::Prune(_, reply) => answer(reply, move |committed| Err(failed(committed))),
+        Job::Flush => Box::new(|_| ()),
+    }
+}
+
+fn busy() -> StoreError {
+    StoreError("too much is waiting to be written".to_owned())
+}
+
+fn stopped() -> StoreError {
+    StoreError("the store has stopped".to_owned())
+}
+
+impl Actor for Transactions {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        // What was there at the start may not have reached the disk: make it durable before anything is acked.
+        self.queue.push_back(Job::Flush);
+        self.next(ctx);
+    }
+}
+
+/// Tell this recipient of every advance from now on.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Listen(pub(crate) Recipient<Advanced>);
+
+impl Handler<Listen> for Transactions {
+    type Result = ();
+
+    fn handle(&mut self, Listen(listener): Listen, _: &mut Self::Context) {
+        let news =
+            Advanced { applied: self.applied.clone(), durable: self.durable.clone(), committed: Vec::new() };
+        if listener.try_send(news).is_ok() {
+            self.listeners.push(listener);
+        }
+    }
+}
+
+/// Commit local writes, all or nothing; answered once they are durable.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Receipt, CommitError>")]
+pub(crate) struct Commit(pub(crate) Vec<Write>);
+
+impl Handler<Commit> for Transactions {
+    type Result = ResponseFuture<Result<Receipt, CommitError>>;
+
+    fn handle(&mut self, Commit(writes): Commit, ctx: &mut Self::Context) -> Self::Result {
+        self.enqueue(ctx, Err(CommitError::Busy), Err(CommitError::Stopped), |reply| Job::Commit(writes, reply))
+    }
+}
+
+/// Apply a batch from a peer; answered once it is visible, not yet durable.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Outcome, StoreError>")]
+pub(crate) struct Apply {
+    pub(crate) batch: Batch,
+    /// The floor of whoever served it; 0 for a live batch.
+    pub(crate) floor: u64,
+}
+
+impl Handler<Apply> for Transactions {
+    type Result = ResponseFuture<Result<Outcome, StoreError>>;
+
+    fn handle(&mut self, Apply { batch, floor }: Apply, ctx: &mut Self::Context) -> Self::Result {
+        self.enqueue(ctx, Err(busy()), Err(stopped()), |reply| Job::Apply(batch, floor, reply))
+    }
+}
+
+/// Merge a page of a snapshot; with the last one comes what the whole stands for.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), StoreError>")]
+pub(crate) struct ApplySnapshot {
+    pub(crate) page: SnapshotResponse,
+    pub(crate) claim: Option<Watermarks>,
+}
+
+impl Handler<ApplySnapshot> for Transactions {
+    type Result = ResponseFuture<Result<(), StoreError>>;
+
+    fn handle(&mut self, ApplySnapshot { page, claim }: ApplySnapshot, ctx: &mut Self::Context) -> Self::Result {
+        self.enqueue(ctx, Err(busy()), Err(stopped()), |reply| Job::Snapshot(Box::new(page), claim, reply))
+    }
+}
+
+/// Keep notes, together and durably.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), StoreError>")]
+pub(crate) struct Keep(pub(crate) Vec<Note>);
+
+impl Handler<Keep> for Transactions {
+    type Result = ResponseFuture<Result<(), StoreError>>;
+
+    fn handle(&mut self, Keep(notes): Keep, ctx: &mut Self::Context) -> Self::Result {
+        self.enqueue(ctx, Err(busy()), Err(stopped()), |reply| Job::Keep(notes, reply))
+    }
+}
+
+/// Remove what every member has acknowledged, per stream up to a number; answered with how many rows went.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<usize, StoreError>")]
+pub(crate) struct Prune(pub(crate) Vec<(Stream, u64)>);
+
+impl Handler<Prune> for Transactions {
+    type Result = ResponseFuture<Result<usize, StoreError>>;
+
+    fn handle(&mut self, Prune(bounds): Prune, ctx: &mut Self::Context) -> Self::Result {
+        self.enqueue(ctx, Err(busy()), Err(stopped()), |reply| Job::Prune(bounds, reply))
+    }
+}
+
+/// How many changes are parked.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "u64")]
+pub(crate) struct Parked;
+
+impl Handler<Parked> for Transactions {
+    type Result = u64;
+
+    fn handle(&mut self, _: Parked, _: &mut Self::Context) -> u64 {
+        self.parked
+    }
+}
