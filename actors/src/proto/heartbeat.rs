@@ -111,6 +111,7 @@ impl Beacons {
     }
 
     /// Every beacon as it was signed, to be stored or passed on.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (DeviceId, &Signed)> {
         self.newest.iter().map(|(device, (_, signed))| (*device, signed))
     }

@@ -187,6 +187,7 @@ impl Membership {
     }
 
     /// Every statement, to be stored or told to a peer, in the order of their ids.
+    #[must_use]
     pub fn statements(&self) -> impl ExactSizeIterator<Item = &Signed> {
         self.signed.values()
     }
