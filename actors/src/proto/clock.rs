@@ -38,6 +38,9 @@ impl HlcClock {
 
     /// Stamps a local change: above every stamp issued or observed so far. When the wall clock stands still or goes
     /// back the counter rises, and carries into the milliseconds when it is full.
+    ///
+    /// # Panics
+    /// When 64 bits of time are used up, in the year 10889.
     pub fn tick(&mut self, wall_ms: u64) -> Hlc {
         let successor = Hlc { time: self.last.time.saturating_add(1), device: self.last.device };
         let next = successor.max(Hlc::at(wall_ms, self.last.device));

@@ -187,6 +187,7 @@ impl Membership {
     }
 
     /// Every statement, to be stored or told to a peer, in the order of their ids.
+    #[must_use]
     pub fn statements(&self) -> impl ExactSizeIterator<Item = &Signed> {
         self.signed.values()
     }
@@ -248,7 +249,8 @@ impl Membership {
         }
         let is_kept = |id: &&StatementId| {
             self.statements.get(id).is_some_and(|statement| {
-                let concerns_others = matches!(statement.body, StatementBody::Admit { .. } | StatementBody::Remove { .. });
+                let concerns_others =
+                    matches!(statement.body, StatementBody::Admit { .. } | StatementBody::Remove { .. });
                 statement.author == key && concerns_others
             })
         };
@@ -285,11 +287,10 @@ impl Membership {
         }
         let statement: Statement = signed.open()?;
         let library = match statement.body {
-            StatementBody::Found { .. } if statement.library == UNFOUNDED => id.library(),
+            StatementBody::Found { .. } => id.library(),
             _ => statement.library,
         };
-        let names_a_library_it_founds = matches!(statement.body, StatementBody::Found { .. }) && library != id.library();
-        if library != self.library || names_a_library_it_founds {
+        if library != self.library {
             return Err(MembershipError::OtherLibrary { author: statement.author.device(), library });
         }
         check_names(&statement)?;
@@ -346,15 +347,18 @@ fn depths(statements: &BTreeMap<StatementId, Statement>) -> BTreeMap<StatementId
     for root in statements.keys() {
         let mut path = vec![*root];
         while let Some(id) = path.last().copied() {
+            if depths.contains_key(&id) {
+                path.pop();
+                continue;
+            }
             let seen = statements.get(&id).map(|statement| statement.seen.as_slice()).unwrap_or_default();
             let is_open = |seen: &&StatementId| statements.contains_key(seen) && !depths.contains_key(seen);
-            if !depths.contains_key(&id) && seen.iter().any(|seen| is_open(&seen)) {
-                path.extend(seen.iter().filter(is_open));
-            } else {
-                let depth = seen.iter().filter_map(|seen| depths.get(seen)).max().map_or(0, |depth| depth + 1);
-                depths.insert(id, depth);
-                path.pop();
+            let open: Vec<_> = seen.iter().filter(is_open).copied().collect();
+            if open.is_empty() {
+                let deepest = seen.iter().filter_map(|seen| depths.get(seen)).max();
+                depths.insert(id, deepest.map_or(0, |depth| depth + 1));
             }
+            path.extend(open);
         }
     }
     depths

@@ -217,15 +217,12 @@ fn finish_order(edges: &BTreeMap<usize, BTreeSet<usize>>, root: usize, seen: &mu
     }
     while let Some((i, nexts)) = path.last_mut() {
         let i = *i;
-        match nexts.find(|next| !seen.contains(next)) {
-            Some(&next) => {
-                seen.insert(next);
-                path.push((next, next_of(next)));
-            }
-            None => {
-                finished.push(i);
-                path.pop();
-            }
+        if let Some(&next) = nexts.find(|next| !seen.contains(next)) {
+            seen.insert(next);
+            path.push((next, next_of(next)));
+        } else {
+            finished.push(i);
+            path.pop();
         }
     }
     finished
