@@ -1,5 +1,8 @@
 //! The protocol without I/O: values in, values out. Time and randomness are arguments.
 
 pub mod clock;
+pub mod heartbeat;
 pub mod membership;
 pub mod merge;
+pub mod pairing;
+pub mod retry;
