@@ -2,9 +2,25 @@
 //!
 //! Whoever answers these messages *is* the network: `libp2p` in production, a simulated one in tests.
 
+mod address;
+mod behaviour;
+mod calls;
+mod codec;
+mod driver;
+mod gate;
+mod keys;
+mod listen;
+mod members_only;
+mod swarm;
+#[cfg(test)]
+mod tests;
+
 use actix::prelude::*;
 use futures::channel::oneshot;
 use starling_schema::key::DeviceKey;
+
+pub use listen::StartNetworkError;
+pub use swarm::{Network, NetworkOptions, StartedNetwork, Stop};
 
 /// The most events that wait for the roster before the network holds back.
 pub const EVENTS_MAX: usize = 1_024;
