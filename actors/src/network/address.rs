@@ -27,6 +27,15 @@ pub(super) fn without_peer(mut address: Multiaddr) -> Multiaddr {
     address
 }
 
+/// Whether the address leads nowhere but to the machine that uses it.
+pub(super) fn is_loopback(address: &Multiaddr) -> bool {
+    match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
+        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
+        _ => false,
+    }
+}
+
 /// Where a TCP listener for this address would be bound; none for other transports.
 pub(super) fn tcp_socket(address: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = address.iter();

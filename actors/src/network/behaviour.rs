@@ -91,9 +91,7 @@ impl Behaviour {
             gate: Gate::default(),
             requests: request_response::Behaviour::new([(SYNC_PROTOCOL, ProtocolSupport::Full)], requests),
             identify: identify::Behaviour::new(identify),
-            ping: ping::Behaviour::new(
-                ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT),
-            ),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
             mdns: discovery(mdns, keypair.public().to_peer_id()).into(),
             gossip: MembersOnly::new(gossip(keypair.clone(), topic)?),
         })

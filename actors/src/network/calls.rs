@@ -12,17 +12,21 @@ use super::address::with_causes;
 use super::behaviour::REQUESTS_PER_PEER_MAX;
 use super::{NetworkError, Verdict};
 
-/// Where the outcome of a request goes.
-pub(super) type ResponseReceiver = oneshot::Receiver<Result<Vec<u8>, NetworkError>>;
-/// Where the outcome of a dial goes.
-pub(super) type DialReceiver = oneshot::Receiver<Result<(), NetworkError>>;
+/// The outcome of a request: its response.
+type Response = Result<Vec<u8>, NetworkError>;
+/// The outcome of a dial.
+type Dialled = Result<(), NetworkError>;
+/// Where the outcome of a request comes.
+pub(super) type ResponseReceiver = oneshot::Receiver<Response>;
+/// Where the outcome of a dial comes.
+pub(super) type DialReceiver = oneshot::Receiver<Dialled>;
 
 /// The calls under way. Whoever asked may have gone: then the outcome goes nowhere, but the call counts until it ends.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    requests: HashMap<OutboundRequestId, (PeerId, oneshot::Sender<Result<Vec<u8>, NetworkError>>)>,
+    requests: HashMap<OutboundRequestId, (PeerId, oneshot::Sender<Response>)>,
     answering: HashMap<InboundRequestId, PeerId>,
-    dials: HashMap<ConnectionId, oneshot::Sender<Result<(), NetworkError>>>,
+    dials: HashMap<ConnectionId, oneshot::Sender<Dialled>>,
 }
 
 impl Calls {
@@ -44,7 +48,7 @@ impl Calls {
     }
 
     /// A request has its outcome.
-    pub(super) fn finished(&mut self, request: OutboundRequestId, outcome: Result<Vec<u8>, NetworkError>) {
+    pub(super) fn finished(&mut self, request: OutboundRequestId, outcome: Response) {
         if let Some((_, reply)) = self.requests.remove(&request) {
             tell(reply, outcome);
         }
@@ -68,7 +72,7 @@ impl Calls {
     }
 
     /// A connection came up, or did not.
-    pub(super) fn connected(&mut self, connection: ConnectionId, outcome: Result<(), NetworkError>) {
+    pub(super) fn connected(&mut self, connection: ConnectionId, outcome: Dialled) {
         if let Some(reply) = self.dials.remove(&connection) {
             tell(reply, outcome);
         }

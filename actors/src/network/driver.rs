@@ -16,10 +16,8 @@ use libp2p::{Multiaddr, PeerId, identify, mdns, ping};
 use starling_schema::wire::{GOSSIP_BYTES_MAX, RESPONSE_BYTES_MAX};
 use tracing::{debug, warn};
 
-use super::address::without_peer;
-use super::behaviour::{
-    BehaviourEvent, CONNECTIONS_ESTABLISHED_MAX, REQUEST_TIMEOUT, REQUESTS_PER_PEER_MAX,
-};
+use super::address::{is_loopback, without_peer};
+use super::behaviour::{BehaviourEvent, CONNECTIONS_ESTABLISHED_MAX, REQUEST_TIMEOUT, REQUESTS_PER_PEER_MAX};
 use super::keys::device_key;
 use super::listen::Happened;
 use super::swarm::Network;
@@ -190,7 +188,7 @@ impl Network {
             BehaviourEvent::Requests(event) => self.on_request_event(event),
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_discovered(found),
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
-                self.on_identified(peer_id, info.listen_addrs);
+                self.on_identified(peer_id, info);
             }
             // Two probes in a row failed: the other side, or the path to it, is gone.
             BehaviourEvent::Ping(ping::Event { peer, connection, result: Err(error) }) => {
@@ -277,10 +275,14 @@ impl Network {
 
     /// A device told where it listens. Someone who dialled us came from a port at which nobody can be dialled back, so
     /// this is how members learn each other's addresses beyond the local network.
-    fn on_identified(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        if self.swarm.behaviour().gate.is_member(&peer) {
-            self.tell_addresses(peer, addresses);
+    fn on_identified(&mut self, peer: PeerId, info: identify::Info) {
+        if !self.swarm.behaviour().gate.is_member(&peer) {
+            return;
         }
+        // Its loopback addresses lead to it only if it sees us on loopback, too.
+        let same_machine = is_loopback(&info.observed_addr);
+        let reachable = info.listen_addrs.into_iter().filter(|address| same_machine || !is_loopback(address));
+        self.tell_addresses(peer, reachable.collect());
     }
 
     fn tell_addresses(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {

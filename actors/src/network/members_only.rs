@@ -139,12 +139,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for MembersOnly<B> {
         }
     }
 
-    fn on_connection_handler_event(
-        &mut self,
-        peer: PeerId,
-        connection: ConnectionId,
-        event: THandlerOutEvent<Self>,
-    ) {
+    fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
         match event {
             Either::Left(event) => self.inner.on_connection_handler_event(peer, connection, event),
             Either::Right(never) => match never {},

@@ -25,9 +25,7 @@ use super::calls::{Calls, DialReceiver, ResponseReceiver};
 use super::driver::Driver;
 use super::keys::{keypair, peer_id};
 use super::listen::{Happened, LISTEN_DEFAULT, StartNetworkError, listen};
-use super::{
-    Admit, Dial, Disconnect, NetworkAddress, NetworkError, NetworkEvent, Publish, Request, Verdict,
-};
+use super::{Admit, Dial, Disconnect, NetworkAddress, NetworkError, NetworkEvent, Publish, Request, Verdict};
 
 /// The most messages that wait for the swarm: several for each device that can be connected.
 const MAILBOX_MAX: usize = 256;
@@ -187,7 +185,13 @@ impl Network {
         let addresses = addresses.iter().take(DIAL_ADDRESSES_MAX).map(|address| parse_peer_address(address, &peer));
         let addresses = addresses.collect::<Result<Vec<_>, _>>().map_err(NetworkError::Failed)?;
         // A dial under way may be trying addresses that are out of date, so it is no reason to refuse this one.
-        let options = DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(addresses).build();
+        // From a port of its own: two devices that dial each other from the ports they listen on can meet in one TCP
+        // connection that both believe they opened, and neither handshake is answered.
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::Disconnected)
+            .addresses(addresses)
+            .allocate_new_port()
+            .build();
         let connection = options.connection_id();
         self.swarm.dial(options)?;
         Ok(Some(self.calls.dialed(connection)))

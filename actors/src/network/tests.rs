@@ -34,6 +34,7 @@ enum Heard {
     Disconnected(DeviceKey),
     Gossip(DeviceKey, Vec<u8>),
     Request(DeviceKey),
+    Discovered(DeviceKey, Vec<String>),
 }
 
 impl Actor for Ear {
@@ -62,7 +63,8 @@ impl Handler<NetworkEvent> for Ear {
                 }
                 Heard::Request(peer)
             }
-            NetworkEvent::Listening { .. } | NetworkEvent::Discovered { .. } => return,
+            NetworkEvent::Discovered { peer, addresses } => Heard::Discovered(peer, addresses),
+            NetworkEvent::Listening { .. } => return,
         };
         self.heard.try_send(heard).unwrap();
     }
@@ -390,7 +392,38 @@ async fn two_devices_that_dial_each_other_at_once_are_connected_once() {
     a.network.address.disconnect.send(Disconnect(b.key)).await.unwrap();
     a.hears(&Heard::Disconnected(b.key)).await;
     b.hears(&Heard::Disconnected(a.key)).await;
-    assert!(a.heard.try_recv().is_err() && b.heard.try_recv().is_err());
+    sleep(Duration::from_millis(500)).await;
+    while let Ok(heard) = a.heard.try_recv() {
+        assert!(!matches!(heard, Heard::Connected(_) | Heard::Disconnected(_)), "{heard:?}");
+    }
+}
+
+#[actix::test]
+async fn members_tell_each_other_where_they_listen() {
+    let (mut a, mut b) = pair().await;
+    a.hears(&Heard::Discovered(b.key, b.network.listening.clone())).await;
+    b.hears(&Heard::Discovered(a.key, a.network.listening.clone())).await;
+}
+
+#[actix::test]
+#[ignore = "needs a network interface with multicast"]
+async fn devices_on_one_network_discover_each_other() {
+    let found = |seed| async move {
+        let (heard, mut discovered) = mpsc::channel(EVENTS_MAX);
+        let ear = Ear { heard, verdict: Verdict::Ignore, held: Vec::new(), pause: Duration::ZERO }.start();
+        let options = NetworkOptions { mdns: true, ..options(seed, &[]) };
+        let network = Network::start(options, ear.recipient(), &Arbiter::current()).await.unwrap();
+        let Some(Heard::Discovered(peer, addresses)) = discovered.recv().await else { panic!("nobody found") };
+        (network, peer, addresses)
+    };
+    let found = async { tokio::join!(found(1), found(2)) };
+    let ((first, peer, addresses), (second, other, _)) = timeout(PATIENCE, found).await.unwrap();
+    for (network, member) in [(&first, peer), (&second, other)] {
+        let admit = Admit { members: vec![member], guests: Vec::new(), strangers: false };
+        network.address.admit.send(admit).await.unwrap();
+    }
+    assert!(!addresses.is_empty() && addresses.iter().all(|address| !address.contains("p2p")), "{addresses:?}");
+    assert_eq!(first.address.dial.send(Dial { peer, addresses }).await.unwrap(), Ok(()));
 }
 
 #[actix::test]
@@ -448,7 +481,7 @@ async fn a_slow_roster_misses_no_coming_and_going() {
     let mut heard = Vec::new();
     while heard.iter().filter(|event| **event == Heard::Disconnected(b.key)).count() < 5 {
         let event = timeout(PATIENCE, slow.heard.recv()).await.unwrap().unwrap();
-        if !matches!(event, Heard::Gossip(..)) {
+        if !matches!(event, Heard::Discovered(..)) {
             heard.push(event);
         }
     }
