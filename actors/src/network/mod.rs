@@ -2,9 +2,25 @@
 //!
 //! Whoever answers these messages *is* the network: `libp2p` in production, a simulated one in tests.
 
+mod address;
+mod behaviour;
+mod calls;
+mod codec;
+mod driver;
+mod gate;
+mod keys;
+mod listen;
+mod members_only;
+mod swarm;
+#[cfg(test)]
+mod tests;
+
 use actix::prelude::*;
 use futures::channel::oneshot;
 use starling_schema::key::DeviceKey;
+
+pub use listen::StartNetworkError;
+pub use swarm::{Network, NetworkOptions, StartedNetwork, Stop};
 
 /// The most events that wait for the roster before the network holds back.
 pub const EVENTS_MAX: usize = 1_024;
@@ -48,7 +64,8 @@ pub enum NetworkEvent {
         /// The address, without the peer part.
         address: String,
     },
-    /// A device was seen on the local network.
+    /// A device was seen on the local network, or a connected member told where it listens. Nothing of it is proven
+    /// before a dial.
     Discovered {
         /// Which.
         peer: DeviceKey,
@@ -104,7 +121,8 @@ pub struct Request {
     pub bytes: Vec<u8>,
 }
 
-/// Connect to a device at one of these multiaddresses. Success is told by [`NetworkEvent::Connected`].
+/// Connect to a device at one of these multiaddresses. Answered once the dial has succeeded, which is also told by
+/// [`NetworkEvent::Connected`], or failed; at once when the device is connected already.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), NetworkError>")]
 pub struct Dial {
@@ -119,7 +137,8 @@ pub struct Dial {
 #[rtype(result = "()")]
 pub struct Disconnect(pub DeviceKey);
 
-/// Who may connect from now on. Those who may no more are disconnected.
+/// Who may connect from now on. Those who may no more are disconnected, and so are those who became members while
+/// connected, once the requests under way with them are over: gossip begins with the next connection.
 #[derive(Clone, Debug, Eq, PartialEq, Message)]
 #[rtype(result = "()")]
 pub struct Admit {
