@@ -17,3 +17,6 @@ mod transactions;
 pub use reader::QueryError;
 pub use store::Registry;
 pub use transactions::{CommitError, Receipt};
+
+pub mod api;
+pub use api::*;
