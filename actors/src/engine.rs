@@ -464,6 +464,13 @@ impl Engine {
         notes.iter().try_for_each(|note| ledger::keep(c, note)).map_err(StoreError::from)
     }
 
+    /// Folds the write-ahead log into the file and lets go of it.
+    pub(crate) fn close(self) {
+        if let Err(error) = self.run("PRAGMA wal_checkpoint(TRUNCATE)") {
+            tracing::debug!(%error, "the write-ahead log stays for the next start");
+        }
+    }
+
     /// How many changes are parked.
     pub(crate) fn parked_count(&self) -> u64 {
         self.parked.values().map(|changes| changes.len() as u64).sum()

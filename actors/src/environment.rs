@@ -34,6 +34,7 @@ impl Default for Placement {
 pub struct Environment {
     wall: WallClock,
     random: Arc<Mutex<ChaCha12Rng>>,
+    started: tokio::time::Instant,
     /// Which threads the actors live on.
     pub placement: Placement,
 }
@@ -51,6 +52,7 @@ impl Environment {
         Self {
             wall: Arc::new(system_wall_ms),
             random: Arc::new(Mutex::new(ChaCha12Rng::from_os_rng())),
+            started: now(),
             placement: Placement::default(),
         }
     }
@@ -61,6 +63,7 @@ impl Environment {
         Self {
             wall,
             random: Arc::new(Mutex::new(ChaCha12Rng::seed_from_u64(seed))),
+            started: now(),
             placement: Placement::OneThread,
         }
     }
@@ -69,6 +72,12 @@ impl Environment {
     #[must_use]
     pub fn wall_ms(&self) -> u64 {
         (self.wall)()
+    }
+
+    /// Milliseconds since some moment before this peer started; never goes back. For waits, never for order.
+    #[must_use]
+    pub fn uptime_ms(&self) -> u64 {
+        u64::try_from(now().saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Fills `N` bytes with randomness fit for keys.
@@ -109,6 +118,11 @@ impl Environment {
         ids.sort_unstable();
         ids.into_iter().map(RecordId).collect()
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the time source; tokio's clock follows virtual time")]
+fn now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the time source")]

@@ -72,6 +72,8 @@ impl Actor for Events {
     }
 }
 
+crate::links::halts!(Events);
+
 /// Something happened.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]

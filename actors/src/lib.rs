@@ -1,22 +1,38 @@
 //! Starling keeps one library identical on every device that belongs to it, without server or leader.
+//!
+//! [`PeerHandle::start`] starts a peer within a running actix `System`; everything else is done through the handle.
 
-pub mod canonical;
+mod address_book;
 mod applier;
+mod backfill_buffer;
+pub mod canonical;
 mod clock;
 mod engine;
 pub mod environment;
 mod events;
+mod handle;
+mod heartbeats;
+mod identity;
+mod joining;
+mod links;
 pub mod network;
+mod peer;
 mod peer_log;
 pub mod proto;
 mod reader;
+pub mod records;
+mod retry_queue;
+mod roster;
+mod session;
 pub mod status;
 mod store;
 mod transactions;
 
+pub use applier::Conflict;
+pub use events::{Event, EventKind};
+pub use handle::{Invitation, MemberInfo, PeerHandle};
+pub use joining::{JoinError, Joined};
+pub use peer::{NetworkChoice, NetworkFactory, PeerOptions, StartError};
 pub use reader::QueryError;
 pub use store::Registry;
-pub use transactions::{CommitError, Receipt};
-
-pub mod api;
-pub use api::*;
+pub use transactions::{CommitError, Receipt, StoreError};

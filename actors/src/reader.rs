@@ -65,6 +65,8 @@ impl Actor for Reader {
     }
 }
 
+crate::links::halts!(Reader);
+
 /// Read what follows a number in a stream.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<PageResponse, QueryError>")]

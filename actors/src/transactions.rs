@@ -498,3 +498,25 @@ impl Handler<Parked> for Transactions {
         self.parked
     }
 }
+
+/// Finish what waits, close the file, and end.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Close;
+
+impl Handler<Close> for Transactions {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: Close, ctx: &mut Self::Context) -> Self::Result {
+        let (reply, answer) = oneshot::channel();
+        // What came from peers is made durable too; nobody waits for it.
+        self.queue.push_back(Job::Keep(Vec::new(), reply));
+        self.next(ctx);
+        Box::pin(answer.into_actor(self).map(|_, actor, ctx| {
+            if let Some(engine) = actor.engine.take() {
+                engine.close();
+            }
+            ctx.stop();
+        }))
+    }
+}

@@ -223,6 +223,8 @@ pub struct Hello {
     pub app_version: String,
     /// Every membership statement that the sender holds.
     pub statements: Vec<Signed>,
+    /// Where the sender last knew members to be, itself among them: hints for dialing.
+    pub addresses: Vec<(DeviceId, Vec<String>)>,
     /// How far it is: what it has applied, durable or not.
     pub watermarks: Watermarks,
 }

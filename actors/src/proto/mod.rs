@@ -1,5 +1,6 @@
 //! The protocol without I/O: values in, values out. Time and randomness are arguments.
 
+pub mod backfill;
 pub mod clock;
 pub mod heartbeat;
 pub mod membership;

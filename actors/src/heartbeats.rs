@@ -1,0 +1,345 @@
+//! The heartbeats actor: says how far this device durably is, passes on what others said, and prunes what every
+//! member has acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use actix::prelude::*;
+use starling_schema::ids::{DeviceId, LibraryId};
+use starling_schema::key::DeviceSecret;
+use starling_schema::signed::{Beacon, Signed};
+use starling_schema::stream::{Stream, Watermarks};
+use starling_schema::wire::{GOSSIP_BYTES_MAX, Heartbeat, SyncEnvelope, SyncPayload};
+
+use crate::backfill_buffer::{BackfillBuffer, PeerMarks};
+use crate::environment::Environment;
+use crate::links::halts;
+use crate::network::Publish;
+use crate::proto::heartbeat::{Beacons, HeartbeatSchedule};
+use crate::proto::membership::Membership;
+use crate::retry_queue::{Acked, RetryQueue};
+use crate::session::{Beat, tell};
+use crate::store::ledger::Note;
+use crate::transactions::{Advanced, Keep, Prune, Transactions};
+
+/// Messages that wait; a lost heartbeat is followed by another.
+const MAILBOX: usize = 256;
+
+/// How often the schedule is looked at: the debounce of a change is 100 ms.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How often beacons are stored and logs pruned; both only save work, so they may lag.
+const UPKEEP: Duration = Duration::from_secs(2);
+
+/// The most beacons of one heartbeat: they fit a request of 64 KiB in libraries of ten devices; larger ones take
+/// turns.
+const BEACONS_MAX: usize = 32;
+
+/// Owns the acks of every member.
+pub(crate) struct Heartbeats {
+    device: DeviceId,
+    secret: DeviceSecret,
+    library: LibraryId,
+    environment: Environment,
+    transactions: Addr<Transactions>,
+    retry: Addr<RetryQueue>,
+    buffer: Addr<BackfillBuffer>,
+    publish: Option<Recipient<Publish>>,
+    sessions: BTreeMap<DeviceId, Recipient<Beat>>,
+    sent: BTreeMap<(DeviceId, DeviceId), u64>,
+    membership: Membership,
+    beacons: Beacons,
+    schedule: HeartbeatSchedule,
+    durable: Watermarks,
+    number: u64,
+    heard_at_ms: BTreeMap<DeviceId, u64>,
+    unsaved: BTreeSet<DeviceId>,
+    pruned: Watermarks,
+}
+
+/// What the actor starts from.
+pub(crate) struct HeartbeatsStart {
+    pub(crate) secret: DeviceSecret,
+    pub(crate) environment: Environment,
+    pub(crate) transactions: Addr<Transactions>,
+    pub(crate) retry: Addr<RetryQueue>,
+    pub(crate) buffer: Addr<BackfillBuffer>,
+    pub(crate) membership: Membership,
+    /// The stored beacons and when each was heard.
+    pub(crate) stored: Vec<(Signed, u64)>,
+}
+
+impl Heartbeats {
+    pub(crate) fn new(start: HeartbeatsStart) -> Self {
+        let HeartbeatsStart { secret, environment, transactions, retry, buffer, membership, stored } = start;
+        let (mut beacons, mut heard_at_ms) = (Beacons::default(), BTreeMap::new());
+        for (signed, at_ms) in stored {
+            if let Ok(Some(beacon)) = beacons.offer(signed, &membership) {
+                heard_at_ms.insert(beacon.author.device(), at_ms);
+            }
+        }
+        let number = beacons.of(secret.device()).map_or(0, |own| own.number);
+        let schedule = HeartbeatSchedule::new(environment.uptime_ms(), environment.fraction());
+        Self {
+            device: secret.device(),
+            library: membership.library(),
+            secret,
+            environment,
+            transactions,
+            retry,
+            buffer,
+            publish: None,
+            sessions: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            membership,
+            beacons,
+            schedule,
+            durable: Watermarks::new(),
+            number,
+            heard_at_ms,
+            unsaved: BTreeSet::new(),
+            pruned: Watermarks::new(),
+        }
+    }
+
+    fn changed(&mut self) {
+        self.schedule.changed(self.environment.uptime_ms(), self.environment.fraction());
+    }
+
+    fn tick(&mut self) {
+        if self.schedule.is_due(self.environment.uptime_ms(), self.environment.fraction()) && self.durable != Watermarks::new() {
+            self.beat();
+        }
+    }
+
+    /// Says how far we are, to everybody by gossip and to each connected peer directly.
+    fn beat(&mut self) {
+        // A restart may have forgotten the last number, so the wall clock keeps it rising.
+        self.number = (self.number + 1).max(self.environment.wall_ms());
+        let beacon = Beacon {
+            library: self.library,
+            author: self.secret.public(),
+            number: self.number,
+            durable: self.durable.clone(),
+        };
+        let own = match Signed::new(&beacon, &self.secret) {
+            Ok(own) => own,
+            Err(error) => return tracing::error!(%error, "the heartbeat does not fit"),
+        };
+        self.take(own.clone());
+        let membership = self.membership.digest();
+        let payload = SyncPayload::Heartbeat(Heartbeat { beacons: vec![own], membership });
+        if let Some(publish) = self.publish.as_ref().filter(|_| !self.sessions.is_empty()) {
+            let envelope = SyncEnvelope {
+                library: self.library,
+                device: self.device,
+                timestamp_ms: self.environment.wall_ms(),
+                payload,
+            };
+            if let Ok(bytes) = envelope.encode(GOSSIP_BYTES_MAX)
+                && publish.try_send(Publish(bytes)).is_err()
+            {
+                tracing::debug!("the network is behind: this heartbeat goes directly only");
+            }
+        }
+        for (peer, session) in self.sessions.clone() {
+            let payload = SyncPayload::Heartbeat(Heartbeat { beacons: self.news_for(peer), membership });
+            if session.try_send(Beat(payload)).is_err() {
+                self.sent.retain(|(to, _), _| *to != peer);
+            }
+        }
+    }
+
+    /// Our own beacon, and those of others that the peer has not had from us.
+    fn news_for(&mut self, peer: DeviceId) -> Vec<Signed> {
+        let mut news = Vec::new();
+        for (member, signed) in self.beacons.iter() {
+            let number = self.beacons.of(member).map_or(0, |beacon| beacon.number);
+            let sent = self.sent.entry((peer, member)).or_default();
+            if member != peer && (member == self.device || number > *sent) && news.len() < BEACONS_MAX {
+                *sent = number;
+                news.push(signed.clone());
+            }
+        }
+        news
+    }
+
+    /// Takes a beacon in, wherever it comes from.
+    fn take(&mut self, signed: Signed) {
+        let (member, durable) = match self.beacons.offer(signed, &self.membership) {
+            Ok(Some(beacon)) => (beacon.author.device(), beacon.durable.clone()),
+            Ok(None) => return,
+            Err(error) => return tracing::debug!(%error, "a beacon was refused"),
+        };
+        self.heard_at_ms.insert(member, self.environment.wall_ms());
+        self.unsaved.insert(member);
+        if member != self.device {
+            tell(&self.retry, Acked { peer: member, marks: durable.clone() });
+            tell(&self.buffer, PeerMarks { peer: member, marks: durable });
+        }
+    }
+
+    /// Stores beacons and prunes logs.
+    fn upkeep(&mut self, ctx: &mut Context<Self>) {
+        let unsaved = std::mem::take(&mut self.unsaved);
+        let notes: Vec<Note> = self
+            .beacons
+            .iter()
+            .filter(|(member, _)| unsaved.contains(member) && *member != self.device)
+            .map(|(member, signed)| Note::Beacon {
+                member,
+                number: self.beacons.of(member).map_or(0, |beacon| beacon.number),
+                signed: signed.clone(),
+                heard_at_ms: self.heard_at_ms.get(&member).copied().unwrap_or(0),
+            })
+            .collect();
+        let bounds = self.prunable();
+        let transactions = self.transactions.clone();
+        let work = async move {
+            if !notes.is_empty()
+                && let Ok(Err(error)) = transactions.send(Keep(notes)).await
+            {
+                tracing::warn!(%error, "beacons could not be stored");
+            }
+            if bounds.is_empty() { None } else { Some((transactions.send(Prune(bounds.clone())).await, bounds)) }
+        };
+        ctx.spawn(work.into_actor(self).map(|pruned, actor, _| {
+            if let Some((Ok(Ok(_)), bounds)) = pruned {
+                bounds.into_iter().for_each(|(stream, through)| {
+                    actor.pruned.raise(stream, through);
+                });
+            }
+        }));
+    }
+
+    /// Per stream the number that every member durably has, where that is news.
+    fn prunable(&self) -> Vec<(Stream, u64)> {
+        let members: Vec<DeviceId> = self.membership.members().keys().copied().collect();
+        let acked = |stream| {
+            let others = members.iter().copied().filter(|member| *member != self.device);
+            let ours = self.durable.get(stream);
+            if members.len() > 1 { self.beacons.acked_by_all(others, stream).min(ours) } else { ours }
+        };
+        self.durable
+            .iter()
+            .map(|(stream, _)| (stream, acked(stream)))
+            .filter(|(stream, through)| *through > self.pruned.get(*stream))
+            .collect()
+    }
+}
+
+impl Actor for Heartbeats {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        ctx.run_interval(TICK, |actor, _| actor.tick());
+        ctx.run_interval(UPKEEP, Self::upkeep);
+    }
+}
+
+halts!(Heartbeats);
+
+/// The network is there.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct PublishTo(pub(crate) Recipient<Publish>);
+
+impl Handler<PublishTo> for Heartbeats {
+    type Result = ();
+
+    fn handle(&mut self, PublishTo(publish): PublishTo, _: &mut Self::Context) {
+        self.publish = Some(publish);
+    }
+}
+
+impl Handler<Advanced> for Heartbeats {
+    type Result = ();
+
+    fn handle(&mut self, news: Advanced, _: &mut Self::Context) {
+        if self.durable != news.durable {
+            self.durable = news.durable;
+            self.changed();
+        }
+    }
+}
+
+/// Beacons came from a peer.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Heard(pub(crate) Vec<Signed>);
+
+impl Handler<Heard> for Heartbeats {
+    type Result = ();
+
+    fn handle(&mut self, Heard(beacons): Heard, _: &mut Self::Context) {
+        beacons.into_iter().for_each(|beacon| self.take(beacon));
+    }
+}
+
+/// The membership is this from now on.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct MembershipIs(pub(crate) Membership);
+
+impl Handler<MembershipIs> for Heartbeats {
+    type Result = ();
+
+    fn handle(&mut self, MembershipIs(membership): MembershipIs, _: &mut Self::Context) {
+        self.beacons.retain_members(&membership);
+        self.membership = membership;
+        self.changed();
+    }
+}
+
+/// A peer is connected: it gets heartbeats.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct HeartbeatUp {
+    pub(crate) peer: DeviceId,
+    pub(crate) beat: Recipient<Beat>,
+}
+
+impl Handler<HeartbeatUp> for Heartbeats {
+    type Result = ();
+
+    fn handle(&mut self, HeartbeatUp { peer, beat }: HeartbeatUp, _: &mut Self::Context) {
+        self.sessions.insert(peer, beat);
+        self.sent.retain(|(to, _), _| *to != peer);
+        self.changed();
+    }
+}
+
+/// A peer is gone.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct HeartbeatDown(pub(crate) DeviceId);
+
+impl Handler<HeartbeatDown> for Heartbeats {
+    type Result = ();
+
+    fn handle(&mut self, HeartbeatDown(peer): HeartbeatDown, _: &mut Self::Context) {
+        self.sessions.remove(&peer);
+    }
+}
+
+/// What is known of every member: how far it durably is, and when it was heard of, in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Acks")]
+pub(crate) struct AskAcks;
+
+/// The answer to [`AskAcks`].
+#[derive(Clone, Debug, Default, MessageResponse)]
+pub(crate) struct Acks(pub(crate) BTreeMap<DeviceId, (Watermarks, u64)>);
+
+impl Handler<AskAcks> for Heartbeats {
+    type Result = Acks;
+
+    fn handle(&mut self, _: AskAcks, _: &mut Self::Context) -> Acks {
+        let known = self.beacons.iter().filter_map(|(member, _)| {
+            let durable = self.beacons.of(member)?.durable.clone();
+            Some((member, (durable, self.heard_at_ms.get(&member).copied().unwrap_or(0))))
+        });
+        Acks(known.collect())
+    }
+}

@@ -1,0 +1,463 @@
+//! Catching up: which ranges are missing, who is fetching them, and what arrived ahead of its turn.
+//!
+//! Inputs are news (a peer's watermarks, a batch, a page, what was applied); after each, [`Backfill::steps`] says what
+//! to do next. A stream is applied strictly in order; while one page is applied the next is asked for.
+
+use std::collections::BTreeMap;
+
+use starling_schema::change::{Batch, Items};
+use starling_schema::ids::DeviceId;
+use starling_schema::stream::{Stream, StreamKind, Watermarks};
+use starling_schema::wire::{Cursor, PageResponse, SnapshotResponse, SnapshotScope};
+
+/// The most bytes of batches that wait for their turn. What does not fit is dropped and pulled again, never lost.
+pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Pages of one stream that wait while another is applied: enough that the writer never idles.
+const PAGES_AHEAD: usize = 3;
+
+/// Pulls under way at one peer; half of what the transport allows, the rest is for acks and hellos.
+const PULLS_PER_PEER_MAX: usize = 4;
+
+/// How long a peer that failed on a stream is left alone at first; doubled with each failure.
+const REST_MS: u64 = 1_000;
+
+/// The longest that it is left alone.
+const REST_MS_MAX: u64 = 30_000;
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Apply a batch; then call [`Backfill::settled`].
+    Apply {
+        /// The batch; it starts at or before the stream's watermark.
+        batch: Batch,
+        /// The floor of whoever served it.
+        floor: u64,
+    },
+    /// Ask a peer for what follows; then call [`Backfill::page`] or [`Backfill::failed`].
+    Fetch {
+        /// Whom.
+        peer: DeviceId,
+        /// Of which stream.
+        stream: Stream,
+        /// After which number.
+        after: u64,
+    },
+    /// Ask a peer for a page of a snapshot; then call [`Backfill::snapshot_page`] or [`Backfill::snapshot_failed`].
+    FetchSnapshot {
+        /// Whom.
+        peer: DeviceId,
+        /// Of what.
+        scope: SnapshotScope,
+        /// After which key.
+        after: Option<Cursor>,
+    },
+    /// Merge a page of a snapshot; then call [`Backfill::snapshot_settled`].
+    ApplySnapshot {
+        /// The page.
+        page: Box<SnapshotResponse>,
+        /// With the last page: what the whole stands for.
+        claim: Option<Watermarks>,
+    },
+}
+
+#[derive(Debug, Default)]
+struct PeerView {
+    marks: BTreeMap<Stream, u64>,
+    pulls: usize,
+    resting: BTreeMap<Stream, Rest>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    until_ms: u64,
+    next_ms: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    batch: Batch,
+    floor: u64,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    peer: DeviceId,
+    claim: Option<Watermarks>,
+    asking: bool,
+    applying: bool,
+    next: Option<Option<Cursor>>,
+    waiting: Option<Box<SnapshotResponse>>,
+}
+
+/// Owns what is missing and what waits.
+#[derive(Debug, Default)]
+pub struct Backfill {
+    applied: Watermarks,
+    peers: BTreeMap<DeviceId, PeerView>,
+    held: BTreeMap<Stream, BTreeMap<u64, Held>>,
+    held_bytes: usize,
+    fetching: BTreeMap<Stream, DeviceId>,
+    applying: BTreeMap<Stream, u64>,
+    waiting: BTreeMap<Stream, u64>,
+    snapshots: BTreeMap<SnapshotScope, Snapshot>,
+}
+
+impl Backfill {
+    /// Starts from what is applied.
+    #[must_use]
+    pub fn new(applied: Watermarks) -> Self {
+        Self { applied, ..Self::default() }
+    }
+
+    /// How far every stream is applied.
+    #[must_use]
+    pub fn applied(&self) -> &Watermarks {
+        &self.applied
+    }
+
+    /// The store went ahead by itself: local commits, or parked changes whose time came.
+    pub fn advanced(&mut self, applied: &Watermarks) {
+        self.applied.join(applied);
+        self.drop_stale();
+    }
+
+    /// A peer is connected and says how far it is. Its marks only rise.
+    pub fn peer_marks(&mut self, peer: DeviceId, marks: &Watermarks) {
+        let view = self.peers.entry(peer).or_default();
+        for (stream, through) in marks.iter() {
+            let known = view.marks.entry(stream).or_default();
+            *known = through.max(*known);
+        }
+    }
+
+    /// A peer is gone: what it was asked for is asked elsewhere.
+    pub fn peer_gone(&mut self, peer: DeviceId) {
+        self.peers.remove(&peer);
+        self.fetching.retain(|_, at| *at != peer);
+        self.snapshots.retain(|_, snapshot| snapshot.peer != peer);
+    }
+
+    /// A batch was pushed. Says whether it can be applied in turn; otherwise it waits, or is pulled later.
+    pub fn offer(&mut self, from: DeviceId, batch: Batch) -> bool {
+        if let Some(view) = self.peers.get_mut(&from) {
+            let known = view.marks.entry(batch.stream).or_default();
+            *known = batch.through.max(*known);
+        }
+        let in_turn = batch.after <= self.frontier(batch.stream);
+        self.hold(batch, 0);
+        in_turn
+    }
+
+    /// An answer to [`Step::Fetch`].
+    pub fn page(&mut self, peer: DeviceId, stream: Stream, response: PageResponse, now_ms: u64) {
+        self.pulled(peer, stream);
+        match response {
+            PageResponse::Page { batch, head, floor } => {
+                self.set_mark(peer, stream, head.max(batch.through));
+                if batch.stream != stream || batch.through <= self.frontier(stream) {
+                    return self.rest(peer, stream, now_ms);
+                }
+                if let Some(view) = self.peers.get_mut(&peer) {
+                    view.resting.remove(&stream);
+                }
+                self.hold(batch, floor);
+            }
+            PageResponse::UpToDate { head } => self.set_mark(peer, stream, head),
+            PageResponse::TakeSnapshot { .. } => {
+                let scope = match stream.kind {
+                    StreamKind::State => SnapshotScope::State(stream.origin),
+                    StreamKind::Shared => SnapshotScope::Shared,
+                };
+                self.snapshots.entry(scope).or_insert(Snapshot {
+                    peer,
+                    claim: None,
+                    asking: false,
+                    applying: false,
+                    next: Some(None),
+                    waiting: None,
+                });
+            }
+        }
+    }
+
+    /// A fetch failed: the peer is left alone for a while on this stream, others are asked.
+    pub fn failed(&mut self, peer: DeviceId, stream: Stream, now_ms: u64) {
+        self.pulled(peer, stream);
+        self.rest(peer, stream, now_ms);
+    }
+
+    /// A batch was applied, or could not be: then it is pulled again after `retry_at_ms`.
+    pub fn settled(&mut self, stream: Stream, applied: u64, retry_at_ms: Option<u64>) {
+        self.applying.remove(&stream);
+        self.applied.raise(stream, applied);
+        match retry_at_ms {
+            Some(until_ms) => {
+                self.waiting.insert(stream, until_ms);
+                self.release(stream);
+            }
+            None => {
+                self.waiting.remove(&stream);
+            }
+        }
+        self.drop_stale();
+    }
+
+    /// An answer to [`Step::FetchSnapshot`].
+    pub fn snapshot_page(&mut self, peer: DeviceId, page: SnapshotResponse) {
+        let Some(snapshot) = self.snapshots.get_mut(&page.scope).filter(|snapshot| snapshot.peer == peer) else {
+            return;
+        };
+        snapshot.asking = false;
+        snapshot.claim.get_or_insert_with(|| page.watermarks.clone());
+        snapshot.next = page.through.map(Some);
+        snapshot.waiting = Some(Box::new(page));
+    }
+
+    /// A page of a snapshot could not be had or merged: it starts over, elsewhere if possible.
+    pub fn snapshot_failed(&mut self, peer: DeviceId, scope: SnapshotScope, now_ms: u64) {
+        self.snapshots.remove(&scope);
+        let streams: Vec<Stream> = self.wanted().into_keys().filter(|stream| covers(scope, *stream)).collect();
+        for stream in streams {
+            self.rest(peer, stream, now_ms);
+        }
+    }
+
+    /// A page of a snapshot was merged.
+    pub fn snapshot_settled(&mut self, scope: SnapshotScope) {
+        let Some(snapshot) = self.snapshots.get_mut(&scope) else { return };
+        snapshot.applying = false;
+        if snapshot.next.is_none() && snapshot.waiting.is_none() {
+            if let Some(Snapshot { claim: Some(claim), .. }) = self.snapshots.remove(&scope) {
+                self.applied.join(&claim);
+            }
+            self.drop_stale();
+        }
+    }
+
+    /// How many changes that connected peers have are missing here.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        self.wanted().iter().map(|(stream, head)| head.saturating_sub(self.applied.get(*stream))).sum()
+    }
+
+    /// How many changes one peer has that are missing here.
+    #[must_use]
+    pub fn behind(&self, peer: DeviceId) -> u64 {
+        let marks = self.peers.get(&peer).map(|view| &view.marks);
+        marks.into_iter().flatten().map(|(stream, head)| head.saturating_sub(self.applied.get(*stream))).sum()
+    }
+
+    /// How many changes wait for their turn.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held.values().flat_map(BTreeMap::values).map(|held| held.batch.items.len() as u64).sum()
+    }
+
+    /// What to do now.
+    pub fn steps(&mut self, now_ms: u64) -> Vec<Step> {
+        self.waiting.retain(|_, until_ms| *until_ms > now_ms);
+        let mut steps = Vec::new();
+        self.apply_next(&mut steps);
+        self.snapshot_next(&mut steps);
+        self.fetch_next(now_ms, &mut steps);
+        steps
+    }
+
+    fn apply_next(&mut self, steps: &mut Vec<Step>) {
+        let ready: Vec<Stream> = self
+            .held
+            .iter()
+            .filter(|(stream, held)| {
+                let due = held.keys().next().is_some_and(|after| *after <= self.applied.get(**stream));
+                due && !self.applying.contains_key(stream) && !self.waiting.contains_key(stream)
+            })
+            .map(|(stream, _)| *stream)
+            .collect();
+        for stream in ready {
+            let Some((_, Held { batch, floor, bytes })) = self.held.get_mut(&stream).and_then(BTreeMap::pop_first)
+            else {
+                continue;
+            };
+            self.held_bytes -= bytes;
+            self.applying.insert(stream, batch.through);
+            steps.push(Step::Apply { batch, floor });
+        }
+        self.held.retain(|_, held| !held.is_empty());
+    }
+
+    fn snapshot_next(&mut self, steps: &mut Vec<Step>) {
+        for (scope, snapshot) in &mut self.snapshots {
+            if !snapshot.applying
+                && let Some(page) = snapshot.waiting.take()
+            {
+                snapshot.applying = true;
+                let claim = if snapshot.next.is_none() { snapshot.claim.clone() } else { None };
+                steps.push(Step::ApplySnapshot { page, claim });
+            }
+            if !snapshot.asking
+                && snapshot.waiting.is_none()
+                && let Some(after) = snapshot.next.take()
+            {
+                snapshot.asking = true;
+                // Until the answer comes the snapshot is not at its end.
+                snapshot.next = Some(after);
+                steps.push(Step::FetchSnapshot { peer: snapshot.peer, scope: *scope, after });
+            }
+        }
+    }
+
+    fn fetch_next(&mut self, now_ms: u64, steps: &mut Vec<Step>) {
+        for (stream, head) in self.wanted() {
+            let frontier = self.frontier(stream);
+            let enough = self.held_bytes >= HELD_BYTES_MAX / 2 || self.pages_ahead(stream, frontier) >= PAGES_AHEAD;
+            let busy = self.fetching.contains_key(&stream)
+                || self.waiting.contains_key(&stream)
+                || self.snapshots.keys().any(|scope| covers(*scope, stream));
+            if head <= frontier || enough || busy {
+                continue;
+            }
+            if let Some(peer) = self.best(stream, frontier, now_ms) {
+                self.fetching.insert(stream, peer);
+                if let Some(view) = self.peers.get_mut(&peer) {
+                    view.pulls += 1;
+                }
+                steps.push(Step::Fetch { peer, stream, after: frontier });
+            }
+        }
+    }
+
+    /// Who to ask: has more than the frontier, is not resting; the least busy, then the furthest.
+    fn best(&self, stream: Stream, frontier: u64, now_ms: u64) -> Option<DeviceId> {
+        self.peers
+            .iter()
+            .filter_map(|(peer, view)| {
+                let head = view.marks.get(&stream).copied().filter(|head| *head > frontier)?;
+                let resting = view.resting.get(&stream).is_some_and(|rest| rest.until_ms > now_ms);
+                (!resting && view.pulls < PULLS_PER_PEER_MAX).then_some((view.pulls, u64::MAX - head, *peer))
+            })
+            .min()
+            .map(|(_, _, peer)| peer)
+    }
+
+    /// How far the stream is held without holes: applied, being applied, or waiting in turn.
+    fn frontier(&self, stream: Stream) -> u64 {
+        let applying = self.applying.get(&stream).copied().unwrap_or(0);
+        let mut frontier = self.applied.get(stream).max(applying);
+        for (after, held) in self.held.get(&stream).into_iter().flatten() {
+            if *after > frontier {
+                break;
+            }
+            frontier = frontier.max(held.batch.through);
+        }
+        frontier
+    }
+
+    fn pages_ahead(&self, stream: Stream, frontier: u64) -> usize {
+        self.held.get(&stream).map_or(0, |held| held.range(..frontier).count())
+    }
+
+    /// For every stream the furthest that a connected peer has, where it is further than we are.
+    fn wanted(&self) -> BTreeMap<Stream, u64> {
+        let mut wanted = BTreeMap::new();
+        for (stream, head) in self.peers.values().flat_map(|view| &view.marks) {
+            if *head > self.applied.get(*stream) {
+                let most: &mut u64 = wanted.entry(*stream).or_default();
+                *most = (*head).max(*most);
+            }
+        }
+        wanted
+    }
+
+    fn hold(&mut self, batch: Batch, floor: u64) {
+        let bytes = weight(&batch);
+        if batch.through <= self.applied.get(batch.stream) || self.held_bytes + bytes > HELD_BYTES_MAX {
+            return;
+        }
+        let stream = self.held.entry(batch.stream).or_default();
+        if stream.get(&batch.after).is_some_and(|held| held.batch.through >= batch.through) {
+            return;
+        }
+        self.held_bytes += bytes;
+        if let Some(shorter) = stream.insert(batch.after, Held { batch, floor, bytes }) {
+            self.held_bytes -= shorter.bytes;
+        }
+    }
+
+    fn drop_stale(&mut self) {
+        let (applied, held_bytes) = (&self.applied, &mut self.held_bytes);
+        for (stream, held) in &mut self.held {
+            held.retain(|_, waiting| {
+                let stale = waiting.batch.through <= applied.get(*stream);
+                if stale {
+                    *held_bytes -= waiting.bytes;
+                }
+                !stale
+            });
+        }
+        self.held.retain(|_, held| !held.is_empty());
+    }
+
+    fn release(&mut self, stream: Stream) {
+        for held in self.held.remove(&stream).into_iter().flatten() {
+            self.held_bytes -= held.1.bytes;
+        }
+    }
+
+    fn pulled(&mut self, peer: DeviceId, stream: Stream) {
+        if self.fetching.get(&stream) == Some(&peer) {
+            self.fetching.remove(&stream);
+            if let Some(view) = self.peers.get_mut(&peer) {
+                view.pulls = view.pulls.saturating_sub(1);
+            }
+        }
+    }
+
+    fn set_mark(&mut self, peer: DeviceId, stream: Stream, head: u64) {
+        if let Some(view) = self.peers.get_mut(&peer) {
+            view.marks.insert(stream, head);
+        }
+    }
+
+    fn rest(&mut self, peer: DeviceId, stream: Stream, now_ms: u64) {
+        let Some(view) = self.peers.get_mut(&peer) else { return };
+        let wait_ms = view.resting.get(&stream).map_or(REST_MS, |rest| rest.next_ms);
+        let rest = Rest { until_ms: now_ms + wait_ms, next_ms: (wait_ms * 2).min(REST_MS_MAX) };
+        view.resting.insert(stream, rest);
+    }
+}
+
+fn covers(scope: SnapshotScope, stream: Stream) -> bool {
+    match scope {
+        SnapshotScope::Shared => stream.kind == StreamKind::Shared,
+        SnapshotScope::State(owner) => stream == Stream::state(owner),
+    }
+}
+
+/// About how many bytes a batch takes in memory.
+fn weight(batch: &Batch) -> usize {
+    /// What a row or an entry takes besides its values.
+    const ITEM_BYTES: usize = 96;
+    let value = |value: &starling_schema::value::Value| value.len() + 40;
+    let fields = |fields: &starling_schema::value::Fields| fields.iter().map(|(_, v)| value(v)).sum::<usize>();
+    match &batch.items {
+        Items::State(rows) => {
+            rows.iter().map(|row| ITEM_BYTES + row.fields.as_ref().map_or(0, fields)).sum::<usize>() + ITEM_BYTES
+        }
+        Items::Shared(changes) => {
+            use starling_schema::change::Op;
+            let op = |op: &Op| match op {
+                Op::Set { fields, .. } => fields.iter().map(|write| value(&write.value) + 24).sum(),
+                Op::Delete { .. } => 0,
+                Op::Restore { fields: all, stamps, .. } => fields(all) + stamps.len() * 64,
+            };
+            changes.iter().map(|change| ITEM_BYTES + op(&change.op)).sum::<usize>() + ITEM_BYTES
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "backfill_tests.rs"]
+mod tests;

@@ -1,0 +1,155 @@
+//! What catching up must do, by value.
+
+use starling_schema::change::{Op, SharedChange};
+use starling_schema::hlc::Hlc;
+use starling_schema::ids::RecordId;
+use starling_schema::record::Seen;
+use starling_schema::wire::SnapshotItems;
+use uuid::Uuid;
+
+use super::*;
+
+fn device(n: u128) -> DeviceId {
+    DeviceId(Uuid::from_u128(n))
+}
+
+fn stream() -> Stream {
+    Stream::shared(device(9))
+}
+
+fn batch(after: u64, through: u64) -> Batch {
+    let change = |seq| SharedChange {
+        seq,
+        hlc: Hlc { time: seq, device: device(9) },
+        model: 5,
+        record: RecordId(Uuid::from_u128(u128::from(seq))),
+        op: Op::Delete { seen: Seen::new() },
+        ends_commit: true,
+    };
+    Batch { stream: stream(), after, through, items: Items::Shared((after + 1..=through).map(change).collect()) }
+}
+
+fn page(after: u64, through: u64, head: u64) -> PageResponse {
+    PageResponse::Page { batch: batch(after, through), head, floor: 0 }
+}
+
+fn fetch(peer: u128, after: u64) -> Step {
+    Step::Fetch { peer: device(peer), stream: stream(), after }
+}
+
+fn apply(after: u64, through: u64) -> Step {
+    Step::Apply { batch: batch(after, through), floor: 0 }
+}
+
+fn with_peer(peer: u128, head: u64) -> Backfill {
+    let mut backfill = Backfill::new(Watermarks::new());
+    backfill.peer_marks(device(peer), &Watermarks::from_iter([(stream(), head)]));
+    backfill
+}
+
+#[test]
+fn what_a_peer_has_more_is_fetched_once() {
+    let mut backfill = with_peer(1, 10);
+    assert_eq!(backfill.steps(0), [fetch(1, 0)]);
+    assert_eq!(backfill.steps(0), []);
+    assert_eq!(backfill.missing(), 10);
+}
+
+#[test]
+fn the_next_page_is_asked_for_while_the_last_is_applied() {
+    let mut backfill = with_peer(1, 10);
+    backfill.steps(0);
+    backfill.page(device(1), stream(), page(0, 4, 10), 0);
+    assert_eq!(backfill.steps(0), [apply(0, 4), fetch(1, 4)]);
+    backfill.page(device(1), stream(), page(4, 10, 10), 0);
+    assert_eq!(backfill.steps(0), []);
+    backfill.settled(stream(), 4, None);
+    assert_eq!(backfill.steps(0), [apply(4, 10)]);
+    backfill.settled(stream(), 10, None);
+    assert_eq!((backfill.steps(0), backfill.missing(), backfill.held()), (vec![], 0, 0));
+}
+
+#[test]
+fn a_batch_ahead_of_its_turn_waits_and_the_gap_is_pulled() {
+    let mut backfill = with_peer(1, 0);
+    assert!(!backfill.offer(device(1), batch(5, 6)));
+    assert_eq!(backfill.steps(0), [fetch(1, 0)]);
+    backfill.page(device(1), stream(), page(0, 5, 6), 0);
+    assert_eq!(backfill.steps(0), [apply(0, 5)]);
+    backfill.settled(stream(), 5, None);
+    assert_eq!(backfill.steps(0), [apply(5, 6)]);
+}
+
+#[test]
+fn a_duplicate_is_dropped() {
+    let mut backfill = Backfill::new(Watermarks::from_iter([(stream(), 7)]));
+    backfill.offer(device(1), batch(3, 7));
+    assert_eq!((backfill.steps(0), backfill.held()), (vec![], 0));
+}
+
+#[test]
+fn a_peer_that_fails_rests_and_another_is_asked() {
+    let mut backfill = with_peer(1, 10);
+    backfill.peer_marks(device(2), &Watermarks::from_iter([(stream(), 10)]));
+    assert_eq!(backfill.steps(0), [fetch(1, 0)]);
+    backfill.failed(device(1), stream(), 0);
+    assert_eq!(backfill.steps(0), [fetch(2, 0)]);
+    backfill.failed(device(2), stream(), 0);
+    assert_eq!(backfill.steps(999), []);
+    assert_eq!(backfill.steps(1_000), [fetch(1, 0)]);
+}
+
+#[test]
+fn a_peer_that_goes_is_replaced_where_it_left_off() {
+    let mut backfill = with_peer(1, 10);
+    backfill.peer_marks(device(2), &Watermarks::from_iter([(stream(), 10)]));
+    backfill.steps(0);
+    backfill.page(device(1), stream(), page(0, 4, 10), 0);
+    backfill.steps(0);
+    backfill.peer_gone(device(1));
+    assert_eq!(backfill.steps(0), [fetch(2, 4)]);
+}
+
+#[test]
+fn what_was_pruned_comes_by_snapshot_and_then_the_log_goes_on() {
+    let mut backfill = with_peer(1, 10);
+    backfill.steps(0);
+    backfill.page(device(1), stream(), PageResponse::TakeSnapshot { floor: 8 }, 0);
+    let scope = SnapshotScope::Shared;
+    assert_eq!(backfill.steps(0), [Step::FetchSnapshot { peer: device(1), scope, after: None }]);
+    let through = Some((5, RecordId(Uuid::from_u128(3))));
+    let first = SnapshotResponse {
+        scope,
+        after: None,
+        through,
+        watermarks: Watermarks::from_iter([(stream(), 8)]),
+        items: SnapshotItems::Shared(Vec::new()),
+    };
+    let last = SnapshotResponse {
+        after: through,
+        through: None,
+        watermarks: Watermarks::from_iter([(stream(), 10)]),
+        ..first.clone()
+    };
+    backfill.snapshot_page(device(1), first.clone());
+    let merge_first = Step::ApplySnapshot { page: Box::new(first), claim: None };
+    assert_eq!(backfill.steps(0), [merge_first, Step::FetchSnapshot { peer: device(1), scope, after: through }]);
+    backfill.snapshot_page(device(1), last.clone());
+    backfill.snapshot_settled(scope);
+    let claim = Some(Watermarks::from_iter([(stream(), 8)]));
+    assert_eq!(backfill.steps(0), [Step::ApplySnapshot { page: Box::new(last), claim }]);
+    backfill.snapshot_settled(scope);
+    assert_eq!(backfill.applied().get(stream()), 8);
+    assert_eq!(backfill.steps(0), [fetch(1, 8)]);
+}
+
+#[test]
+fn a_batch_that_cannot_be_applied_is_pulled_again_when_it_is_time() {
+    let mut backfill = with_peer(1, 10);
+    backfill.steps(0);
+    backfill.page(device(1), stream(), page(0, 10, 10), 0);
+    backfill.steps(0);
+    backfill.settled(stream(), 3, Some(500));
+    assert_eq!(backfill.steps(499), []);
+    assert_eq!(backfill.steps(500), [fetch(1, 3)]);
+}

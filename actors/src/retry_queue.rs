@@ -1,0 +1,248 @@
+//! The retry queue actor: sees to it that every connected peer acknowledges our own changes, or says why not.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use actix::prelude::*;
+use starling_schema::ids::DeviceId;
+use starling_schema::stream::{Stream, StreamKind, Watermarks};
+
+use crate::environment::Environment;
+use crate::links::halts;
+use crate::proto::retry::{DeadLetter, RetryItem, RetrySchedule};
+use crate::session::Push;
+use crate::store::ledger::Note;
+use crate::transactions::{Advanced, Keep, Transactions};
+
+/// Messages that wait: news of every peer, all of it said again later.
+const MAILBOX: usize = 512;
+
+/// How often the schedule is looked at; the shortest wait is 1 s.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Owns what connected peers have not acknowledged.
+pub(crate) struct RetryQueue {
+    device: DeviceId,
+    schedule: RetrySchedule,
+    sessions: BTreeMap<DeviceId, Recipient<Push>>,
+    acked: BTreeMap<DeviceId, Watermarks>,
+    transactions: Addr<Transactions>,
+    environment: Environment,
+}
+
+/// A stored item: peer, kind, attempts, when due in milliseconds since 1970, last error.
+pub(crate) type StoredRetry = (DeviceId, StreamKind, u32, u64, String);
+
+/// A stored dead letter: peer, kind, through, attempts, last error, when in milliseconds since 1970.
+pub(crate) type StoredLetter = (DeviceId, StreamKind, u64, u32, String, u64);
+
+impl RetryQueue {
+    pub(crate) fn new(
+        device: DeviceId,
+        heads: &Watermarks,
+        (items, letters): (Vec<StoredRetry>, Vec<StoredLetter>),
+        transactions: Addr<Transactions>,
+        environment: Environment,
+    ) -> Self {
+        let own = [StreamKind::State, StreamKind::Shared].map(|kind| (kind, heads.get(Stream { kind, origin: device })));
+        let now_ms = environment.uptime_ms();
+        let items = items.into_iter().map(|(peer, kind, attempts, _, error)| RetryItem {
+            peer,
+            kind,
+            attempts,
+            due_at_ms: now_ms,
+            error: Some(error),
+        });
+        let letters = letters.into_iter().map(|(peer, kind, through, attempts, error, at_ms)| DeadLetter {
+            peer,
+            kind,
+            through,
+            attempts,
+            error,
+            at_ms,
+        });
+        Self {
+            device,
+            schedule: RetrySchedule::restore(own, items, letters),
+            sessions: BTreeMap::new(),
+            acked: BTreeMap::new(),
+            transactions,
+            environment,
+        }
+    }
+
+    fn tick(&mut self) {
+        let now_ms = self.environment.uptime_ms();
+        for send in self.schedule.due(now_ms, self.environment.fraction()) {
+            let push = Push { kind: send.kind, after: send.after };
+            if self.sessions.get(&send.peer).is_none_or(|session| session.try_send(push).is_err()) {
+                tracing::debug!(peer = %send.peer, "a push waits for its next turn");
+            }
+        }
+    }
+
+    fn own(&self, marks: &Watermarks, kind: StreamKind) -> u64 {
+        marks.get(Stream { kind, origin: self.device })
+    }
+
+    /// What must survive a restart is written down; commits that go well write nothing.
+    fn keep(&self, notes: Vec<Note>, ctx: &mut Context<Self>) {
+        let kept = self.transactions.send(Keep(notes)).into_actor(self);
+        ctx.spawn(kept.map(|outcome, _, _| {
+            if let Ok(Err(error)) = outcome {
+                tracing::warn!(%error, "the retry queue could not be stored");
+            }
+        }));
+    }
+}
+
+impl Actor for RetryQueue {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        ctx.run_interval(TICK, |actor, _| actor.tick());
+    }
+}
+
+halts!(RetryQueue);
+
+impl Handler<Advanced> for RetryQueue {
+    type Result = ();
+
+    fn handle(&mut self, news: Advanced, _: &mut Self::Context) {
+        let now_ms = self.environment.uptime_ms();
+        for kind in [StreamKind::State, StreamKind::Shared] {
+            // What is not durable is not announced.
+            self.schedule.committed(kind, self.own(&news.durable, kind), now_ms);
+        }
+    }
+}
+
+/// A peer is connected.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct PeerUp {
+    pub(crate) peer: DeviceId,
+    pub(crate) push: Recipient<Push>,
+}
+
+impl Handler<PeerUp> for RetryQueue {
+    type Result = ();
+
+    fn handle(&mut self, PeerUp { peer, push }: PeerUp, _: &mut Self::Context) {
+        self.sessions.insert(peer, push);
+        let marks = self.acked.get(&peer).cloned().unwrap_or_default();
+        let acked = [StreamKind::State, StreamKind::Shared].map(|kind| (kind, self.own(&marks, kind)));
+        self.schedule.connected(peer, acked, self.environment.uptime_ms());
+    }
+}
+
+/// A peer is gone: it catches up by itself when it is back.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct PeerDown(pub(crate) DeviceId);
+
+impl Handler<PeerDown> for RetryQueue {
+    type Result = ();
+
+    fn handle(&mut self, PeerDown(peer): PeerDown, _: &mut Self::Context) {
+        self.sessions.remove(&peer);
+        self.schedule.disconnected(peer);
+    }
+}
+
+/// A peer says how far it is.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Acked {
+    pub(crate) peer: DeviceId,
+    pub(crate) marks: Watermarks,
+}
+
+impl Handler<Acked> for RetryQueue {
+    type Result = ();
+
+    fn handle(&mut self, Acked { peer, marks }: Acked, ctx: &mut Self::Context) {
+        let (now_ms, before) = (self.environment.uptime_ms(), self.schedule.dead_letters().len());
+        for kind in [StreamKind::State, StreamKind::Shared] {
+            self.schedule.acked(peer, kind, self.own(&marks, kind), now_ms);
+        }
+        self.acked.entry(peer).or_default().join(&marks);
+        if self.schedule.dead_letters().len() < before {
+            let left: Vec<_> = self.schedule.dead_letters().map(|letter| (letter.peer, letter.kind)).collect();
+            let gone = [StreamKind::State, StreamKind::Shared].into_iter().filter(|kind| !left.contains(&(peer, *kind)));
+            let notes = gone
+                .flat_map(|kind| [Note::DeadLetterGone { peer, kind }, Note::RetryDone { peer, kind }])
+                .collect();
+            self.keep(notes, ctx);
+        }
+    }
+}
+
+/// A peer pulls from us: it is not failing.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct PeerPulls(pub(crate) DeviceId);
+
+impl Handler<PeerPulls> for RetryQueue {
+    type Result = ();
+
+    fn handle(&mut self, PeerPulls(peer): PeerPulls, _: &mut Self::Context) {
+        self.schedule.pulling(peer, self.environment.uptime_ms());
+    }
+}
+
+/// A push was not acknowledged.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct PushFailed {
+    pub(crate) peer: DeviceId,
+    pub(crate) kind: StreamKind,
+    pub(crate) error: String,
+}
+
+impl Handler<PushFailed> for RetryQueue {
+    type Result = ();
+
+    fn handle(&mut self, PushFailed { peer, kind, error }: PushFailed, ctx: &mut Self::Context) {
+        let (now_ms, jitter) = (self.environment.uptime_ms(), self.environment.fraction());
+        let wall_ms = self.environment.wall_ms();
+        let notes = if let Some(letter) = self.schedule.failed(peer, kind, &error, now_ms, jitter) {
+            tracing::warn!(%peer, %error, "changes were given up for now: they are a dead letter");
+            let DeadLetter { through, attempts, .. } = letter;
+            vec![Note::RetryDone { peer, kind }, Note::DeadLetter { peer, kind, through, attempts, error, at_ms: wall_ms }]
+        } else {
+            let item = self.schedule.items().find(|item| (item.peer, item.kind) == (peer, kind));
+            let note = |item: RetryItem| {
+                let due_at_ms = wall_ms + item.due_at_ms.saturating_sub(now_ms);
+                Note::Retry { peer, kind, attempts: item.attempts, due_at_ms, error }
+            };
+            item.map(note).into_iter().collect()
+        };
+        self.keep(notes, ctx);
+    }
+}
+
+/// What waits for an ack, and what was given up.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "RetryReport")]
+pub(crate) struct AskRetries;
+
+/// The answer to [`AskRetries`].
+#[derive(Clone, Debug, Default, MessageResponse)]
+pub(crate) struct RetryReport {
+    pub(crate) waiting: u64,
+    pub(crate) letters: Vec<DeadLetter>,
+}
+
+impl Handler<AskRetries> for RetryQueue {
+    type Result = RetryReport;
+
+    fn handle(&mut self, _: AskRetries, _: &mut Self::Context) -> RetryReport {
+        RetryReport {
+            waiting: self.schedule.items().count() as u64,
+            letters: self.schedule.dead_letters().cloned().collect(),
+        }
+    }
+}

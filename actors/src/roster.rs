@@ -1,0 +1,551 @@
+//! The roster actor: who belongs to the library and who is connected. It opens and closes sessions, takes gossip in,
+//! broadcasts our own changes, and pairs new devices.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use actix::prelude::*;
+use futures::channel::oneshot;
+use starling_schema::ids::DeviceId;
+use starling_schema::key::{DeviceKey, DeviceSecret};
+use starling_schema::signed::Signed;
+use starling_schema::stream::Watermarks;
+use starling_schema::wire::{
+    GOSSIP_BYTES_MAX, Hello, JoinRefusal, JoinRequest, JoinResponse, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, RefusalKind,
+    SyncEnvelope, SyncPayload,
+};
+
+use crate::address_book::AddressBook;
+use crate::backfill_buffer::Offer;
+use crate::events::{EventKind, Happened};
+use crate::heartbeats::{Heard, MembershipIs};
+use crate::links::{Halt, Links};
+use crate::network::{Admit, Dial, Disconnect, NetworkEvent, Publish, Verdict as Spread};
+use crate::proto::membership::Membership;
+use crate::proto::pairing::{IssuedTicket, Tickets, TicketId, TicketsError, Verdict};
+use crate::session::{Greet, Serve, Session, refusal, tell};
+use crate::store::ledger::Note;
+use crate::transactions::{Advanced, Keep};
+
+/// Events of the network and news of the store that wait.
+const MAILBOX: usize = crate::network::EVENTS_MAX;
+
+/// How often members that are not connected are looked at.
+const DIAL_TICK: Duration = Duration::from_secs(1);
+
+/// Owns membership, connections and tickets.
+pub(crate) struct Roster {
+    secret: DeviceSecret,
+    links: Option<Links>,
+    membership: Membership,
+    tickets: Tickets,
+    book: AddressBook,
+    connected: BTreeMap<DeviceId, (DeviceKey, String)>,
+    sessions: BTreeMap<DeviceId, Addr<Session>>,
+    guest: Option<DeviceKey>,
+    admitted: Option<Admit>,
+    refused: u64,
+}
+
+impl Roster {
+    pub(crate) fn new(secret: DeviceSecret, membership: Membership, tickets: Tickets, book: AddressBook) -> Self {
+        Self {
+            secret,
+            links: None,
+            membership,
+            tickets,
+            book,
+            connected: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            guest: None,
+            admitted: None,
+            refused: 0,
+        }
+    }
+
+    /// Tells the network who may connect, when that changed, and opens and closes sessions accordingly.
+    fn admit(&mut self, ctx: &mut Context<Self>) {
+        let Some(links) = self.links.clone() else { return };
+        let others = self.membership.members().iter().filter(|(device, _)| **device != links.device);
+        let admit = Admit {
+            members: others.map(|(_, member)| member.key).collect(),
+            guests: self.guest.into_iter().collect(),
+            strangers: self.tickets.is_open(links.environment.wall_ms()),
+        };
+        if self.admitted.as_ref() != Some(&admit) && links.network.admit.try_send(admit.clone()).is_ok() {
+            self.admitted = Some(admit);
+        }
+        let gone: Vec<DeviceId> =
+            self.sessions.keys().filter(|peer| !self.membership.is_member(**peer)).copied().collect();
+        for peer in gone {
+            self.close(peer);
+            if let Some((key, _)) = self.connected.get(&peer)
+                && links.network.disconnect.try_send(Disconnect(*key)).is_err()
+            {
+                tracing::warn!(%peer, "a removed device could not be disconnected yet");
+            }
+        }
+        let new: Vec<DeviceKey> = self
+            .connected
+            .iter()
+            .filter(|(peer, _)| self.membership.is_member(**peer) && !self.sessions.contains_key(peer))
+            .map(|(_, (key, _))| *key)
+            .collect();
+        for key in new {
+            let session = Session::new(key, links.clone(), ctx.address());
+            self.sessions.insert(key.device(), session.start());
+            tell(&links.events, Happened(EventKind::Connected(key.device())));
+        }
+    }
+
+    fn close(&mut self, peer: DeviceId) {
+        if let Some(session) = self.sessions.remove(&peer) {
+            tell(&session, Halt);
+            if let Some(links) = &self.links {
+                tell(&links.events, Happened(EventKind::Disconnected(peer)));
+            }
+        }
+    }
+
+    /// The membership grew: everybody who needs to know is told.
+    fn membership_changed(&mut self, ctx: &mut Context<Self>) {
+        let Some(links) = self.links.clone() else { return };
+        tell(&links.heartbeats, MembershipIs(self.membership.clone()));
+        tell(&links.events, Happened(EventKind::MembershipChanged));
+        self.admit(ctx);
+        for session in self.sessions.values() {
+            tell(session, Greet);
+        }
+    }
+
+    /// Takes statements in and stores those that are new.
+    fn learn(&mut self, statements: Vec<Signed>, ctx: &mut Context<Self>) {
+        let Some(links) = self.links.clone() else { return };
+        let unknown: Vec<Signed> = statements.into_iter().filter(|s| !self.membership.contains(s.id())).collect();
+        if unknown.is_empty() {
+            return;
+        }
+        let (new, refused) = self.membership.insert_all(unknown.clone());
+        for (_, error) in refused {
+            self.refused += 1;
+            tracing::warn!(%error, "a membership statement was refused");
+        }
+        if new.is_empty() {
+            return;
+        }
+        let notes = unknown.into_iter().filter(|s| new.contains(&s.id())).map(Note::Statement).collect();
+        let kept = links.transactions.send(Keep(notes)).into_actor(self);
+        ctx.spawn(kept.map(|outcome, _, _| {
+            if let Ok(Err(error)) = outcome {
+                tracing::warn!(%error, "membership statements could not be stored: they will come again");
+            }
+        }));
+        self.membership_changed(ctx);
+    }
+
+    /// Judges a gossip message and passes on what it holds.
+    fn gossip(&mut self, source: DeviceKey, bytes: &[u8]) -> Spread {
+        let Some(links) = &self.links else { return Spread::Ignore };
+        let device = source.device();
+        let envelope = match SyncEnvelope::decode(bytes) {
+            Ok(envelope) => envelope,
+            Err(error) => return self.reject(device, &error),
+        };
+        if !self.membership.is_member(device) {
+            return Spread::Ignore;
+        }
+        if envelope.library != links.library || envelope.device != device {
+            return self.reject(device, &"it speaks for another device or library");
+        }
+        match envelope.payload.into_batch() {
+            Ok(batch) => match batch.check() {
+                Ok(()) if batch.stream.origin == device => {
+                    tell(&links.buffer, Offer { from: device, batch });
+                    Spread::Accept
+                }
+                Ok(()) => self.reject(device, &format!("it pushes {}", batch.stream)),
+                Err(error) => self.reject(device, &error),
+            },
+            Err(SyncPayload::Heartbeat(heartbeat)) => {
+                tell(&links.heartbeats, Heard(heartbeat.beacons));
+                Spread::Accept
+            }
+            Err(other) => self.reject(device, &format!("{} is not gossip", other.name())),
+        }
+    }
+
+    fn reject(&mut self, device: DeviceId, error: &dyn std::fmt::Display) -> Spread {
+        self.refused += 1;
+        tracing::warn!(peer = %device, %error, "a gossip message was refused");
+        Spread::Reject
+    }
+
+    /// Answers a request: a member's by its session, a stranger's only if it asks to join.
+    fn request(&mut self, peer: DeviceKey, bytes: Vec<u8>, reply: oneshot::Sender<Vec<u8>>, ctx: &mut Context<Self>) {
+        if let Some(session) = self.sessions.get(&peer.device()) {
+            if session.try_send(Serve { bytes, reply }).is_err() {
+                tracing::debug!(peer = %peer.device(), "a session is busy: the request is not answered");
+            }
+            return;
+        }
+        let asked = match SyncEnvelope::decode(&bytes).map(|envelope| envelope.payload) {
+            Ok(SyncPayload::JoinRequest(request)) => Ok(request),
+            Ok(_) => Err(refusal(RefusalKind::NotAMember, &format!("device {} is not a member here", peer.device()))),
+            Err(error @ starling_schema::wire::WireError::Version { .. }) => Err(refusal(RefusalKind::Version, &error)),
+            Err(error) => Err(refusal(RefusalKind::BadRequest, &error)),
+        };
+        let (address, links) = (ctx.address(), self.links.clone());
+        self.refused += u64::from(asked.is_err());
+        let answer = async move {
+            let payload = match asked {
+                Ok(request) => match address.send(Join { peer, request }).await {
+                    Ok(response) => SyncPayload::JoinResponse(response),
+                    Err(_closed) => return,
+                },
+                Err(payload) => payload,
+            };
+            // Whoever is not a member learns nothing of the library, not even its id.
+            let Some(mut envelope) = links.map(|links| links.envelope(payload)) else { return };
+            if !matches!(envelope.payload, SyncPayload::JoinResponse(JoinResponse::Admitted { .. })) {
+                envelope.library = starling_schema::ids::LibraryId::MIN;
+            }
+            if let Ok(bytes) = envelope.encode(RESPONSE_BYTES_MAX) {
+                // An asker that is gone needs no answer.
+                let _gone: Result<(), Vec<u8>> = reply.send(bytes);
+            }
+        };
+        ctx.spawn(answer.into_actor(self));
+    }
+
+    /// Dials members that are not connected and due for another try.
+    fn dial(&mut self, ctx: &mut Context<Self>) {
+        let Some(links) = self.links.clone() else { return };
+        self.admit(ctx);
+        let now_ms = links.environment.uptime_ms();
+        let away: Vec<(DeviceId, DeviceKey)> = self
+            .membership
+            .members()
+            .iter()
+            .filter(|(peer, _)| **peer != links.device && !self.connected.contains_key(peer))
+            .map(|(peer, member)| (*peer, member.key))
+            .collect();
+        for (peer, key) in away {
+            let Some(addresses) = self.book.due(peer, now_ms, links.environment.fraction()) else { continue };
+            let dialed = links.network.dial.send(Dial { peer: key, addresses }).into_actor(self);
+            ctx.spawn(dialed.map(move |outcome, _, _| {
+                if let Ok(Err(error)) = outcome {
+                    tracing::debug!(%peer, %error, "a member could not be reached");
+                }
+            }));
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            protocol_min: PROTOCOL_VERSION,
+            protocol_max: PROTOCOL_VERSION,
+            key: self.secret.public(),
+            app_version: env!("CARGO_PKG_VERSION").to_owned(),
+            statements: self.membership.statements().cloned().collect(),
+            addresses: self.book.all(self.secret.device()),
+            watermarks: Watermarks::new(),
+        }
+    }
+
+    fn save_book(&self, ctx: &mut Context<Self>) {
+        let Some(links) = &self.links else { return };
+        let kept = links.transactions.send(Keep(vec![self.book.note()])).into_actor(self);
+        ctx.spawn(kept.map(|outcome, _, _| {
+            if let Ok(Err(error)) = outcome {
+                tracing::warn!(%error, "addresses could not be stored");
+            }
+        }));
+    }
+}
+
+impl Actor for Roster {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        ctx.run_interval(DIAL_TICK, Self::dial);
+    }
+}
+
+impl Handler<Halt> for Roster {
+    type Result = ();
+
+    fn handle(&mut self, _: Halt, ctx: &mut Self::Context) {
+        let peers: Vec<DeviceId> = self.sessions.keys().copied().collect();
+        peers.into_iter().for_each(|peer| self.close(peer));
+        ctx.stop();
+    }
+}
+
+/// The rest of the library is there: begin.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Wire(pub(crate) Links);
+
+impl Handler<Wire> for Roster {
+    type Result = ();
+
+    fn handle(&mut self, Wire(links): Wire, ctx: &mut Self::Context) {
+        self.links = Some(links);
+        self.admit(ctx);
+        self.dial(ctx);
+    }
+}
+
+impl Handler<NetworkEvent> for Roster {
+    type Result = ();
+
+    fn handle(&mut self, event: NetworkEvent, ctx: &mut Self::Context) {
+        match event {
+            NetworkEvent::Connected { peer, address } => {
+                self.book.reached(peer.device());
+                self.connected.insert(peer.device(), (peer, address));
+                self.admit(ctx);
+            }
+            NetworkEvent::Disconnected { peer } => {
+                self.connected.remove(&peer.device());
+                self.close(peer.device());
+            }
+            NetworkEvent::Gossip { source, bytes, verdict } => {
+                // A network that is gone needs no verdict.
+                let _gone: Result<(), Spread> = verdict.send(self.gossip(source, &bytes));
+            }
+            NetworkEvent::Request { peer, bytes, reply } => self.request(peer, bytes, reply, ctx),
+            NetworkEvent::Listening { address } => self.book.listening(address),
+            NetworkEvent::Discovered { peer, addresses } => {
+                if self.book.learn(peer.device(), addresses) && self.membership.is_member(peer.device()) {
+                    self.save_book(ctx);
+                    self.dial(ctx);
+                }
+            }
+        }
+    }
+}
+
+/// Broadcast what we made durable.
+impl Handler<Advanced> for Roster {
+    type Result = ();
+
+    fn handle(&mut self, news: Advanced, _: &mut Self::Context) {
+        let Some(links) = self.links.as_ref().filter(|_| !self.sessions.is_empty()) else { return };
+        for batch in news.committed {
+            // What does not fit is announced by the heartbeat that follows, and pulled.
+            if let Ok(bytes) = links.envelope(batch.into()).encode(GOSSIP_BYTES_MAX)
+                && links.network.publish.try_send(Publish(bytes)).is_err()
+            {
+                tracing::debug!("the network is behind: peers will pull");
+            }
+        }
+    }
+}
+
+/// What to say on a connection; the watermarks are filled in by who knows them.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Hello")]
+pub(crate) struct AskHello;
+
+impl Handler<AskHello> for Roster {
+    type Result = MessageResult<AskHello>;
+
+    fn handle(&mut self, _: AskHello, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.hello())
+    }
+}
+
+/// A peer said who belongs to the library and where members are.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Met {
+    pub(crate) peer: DeviceId,
+    pub(crate) statements: Vec<Signed>,
+    pub(crate) addresses: Vec<(DeviceId, Vec<String>)>,
+}
+
+impl Handler<Met> for Roster {
+    type Result = ();
+
+    fn handle(&mut self, Met { peer, statements, addresses }: Met, ctx: &mut Self::Context) {
+        self.learn(statements, ctx);
+        let mut news = false;
+        for (device, known) in addresses {
+            if self.membership.is_member(device) && (device == peer || !self.book.knows(device)) {
+                news |= self.book.learn(device, known);
+            }
+        }
+        if news {
+            self.save_book(ctx);
+            self.dial(ctx);
+        }
+    }
+}
+
+/// A peer's membership has this hash: if ours differs, we say hello again.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Compared {
+    pub(crate) peer: DeviceId,
+    pub(crate) membership: [u8; 32],
+}
+
+impl Handler<Compared> for Roster {
+    type Result = ();
+
+    fn handle(&mut self, Compared { peer, membership }: Compared, _: &mut Self::Context) {
+        if membership != self.membership.digest()
+            && let Some(session) = self.sessions.get(&peer)
+        {
+            tell(session, Greet);
+        }
+    }
+}
+
+/// Judge a device that asks to join.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "JoinResponse")]
+pub(crate) struct Join {
+    pub(crate) peer: DeviceKey,
+    pub(crate) request: JoinRequest,
+}
+
+impl Handler<Join> for Roster {
+    type Result = ResponseActFuture<Self, JoinResponse>;
+
+    fn handle(&mut self, Join { peer, request }: Join, _: &mut Self::Context) -> Self::Result {
+        let refuse = |refusal| -> Self::Result { Box::pin(fut::ready(JoinResponse::Refused(refusal))) };
+        let Some(links) = self.links.clone().filter(|_| request.key == peer) else {
+            return refuse(JoinRefusal::Unknown);
+        };
+        let (now_ms, removed) = (links.environment.wall_ms(), self.membership.removed().contains(&peer));
+        let ticket = match self.tickets.judge(&request, links.secret.public(), now_ms, removed) {
+            Verdict::Admit { ticket } => ticket,
+            Verdict::AgainSameAnswer { .. } => {
+                let response = self.admitted_response();
+                return Box::pin(fut::ready(response));
+            }
+            Verdict::Refuse(refusal) => {
+                self.refused += 1;
+                tracing::warn!(peer = %peer.device(), %refusal, "a device was not admitted");
+                return refuse(refusal);
+            }
+        };
+        let statement = match self.membership.admit(peer, &request.name, now_ms, &links.secret) {
+            Ok(statement) => statement,
+            Err(error) => {
+                tracing::warn!(%error, "a device could not be admitted");
+                return refuse(JoinRefusal::Unknown);
+            }
+        };
+        // From here the ticket is taken: a second device that shows it meanwhile is refused.
+        self.tickets.burn(ticket, peer);
+        let notes = vec![Note::Statement(statement.clone()), self.ticket_note(ticket)];
+        let stored = links.transactions.send(Keep(notes)).into_actor(self);
+        Box::pin(stored.map(move |outcome, actor, ctx| match outcome {
+            Ok(Ok(())) => {
+                if let Err(error) = actor.membership.insert(statement) {
+                    tracing::error!(%error, "our own statement was refused");
+                }
+                actor.membership_changed(ctx);
+                actor.admitted_response()
+            }
+            _ => JoinResponse::Refused(JoinRefusal::Unknown),
+        }))
+    }
+}
+
+impl Roster {
+    fn admitted_response(&self) -> JoinResponse {
+        JoinResponse::Admitted {
+            library_name: self.membership.library_name().to_owned(),
+            statements: self.membership.statements().cloned().collect(),
+        }
+    }
+
+    fn ticket_note(&self, ticket: TicketId) -> Note {
+        let issued = self.tickets.iter().find(|(id, _)| *id == ticket).map(|(_, issued)| issued);
+        let (secret, expires_at_ms, used_by) =
+            issued.map_or(([0; 16], 0, None), |t: &IssuedTicket| (t.secret, t.expires_at_ms, t.used_by));
+        Note::Ticket {
+            id: ticket.0.to_vec(),
+            secret: secret.to_vec(),
+            expires_at_ms,
+            used_by: used_by.map(|key| key.0.to_vec()),
+        }
+    }
+}
+
+/// Keep a ticket for one device; answered with where this device can be reached.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Result<Vec<String>, TicketsError>")]
+pub(crate) struct IssueTicket {
+    pub(crate) secret: [u8; 16],
+    pub(crate) expires_at_ms: u64,
+}
+
+impl Handler<IssueTicket> for Roster {
+    type Result = Result<Vec<String>, TicketsError>;
+
+    fn handle(&mut self, message: IssueTicket, ctx: &mut Self::Context) -> Self::Result {
+        let IssueTicket { secret, expires_at_ms } = message;
+        if let Some(links) = &self.links {
+            self.tickets.forget_expired(links.environment.wall_ms());
+        }
+        let ticket = self.tickets.issue(secret, expires_at_ms)?;
+        let note = self.ticket_note(ticket);
+        if let Some(links) = &self.links {
+            let kept = links.transactions.send(Keep(vec![note])).into_actor(self);
+            ctx.spawn(kept.map(|outcome, _, _| {
+                if let Ok(Err(error)) = outcome {
+                    tracing::warn!(%error, "a ticket could not be stored: it ends with this process");
+                }
+            }));
+        }
+        self.admit(ctx);
+        Ok(self.book.own())
+    }
+}
+
+/// Let this device connect though it is no member, because we join through it; none ends that.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Guest(pub(crate) Option<DeviceKey>);
+
+impl Handler<Guest> for Roster {
+    type Result = ();
+
+    fn handle(&mut self, Guest(guest): Guest, ctx: &mut Self::Context) {
+        self.guest = guest;
+        self.admit(ctx);
+    }
+}
+
+/// Who belongs and who is here.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "RosterReport")]
+pub(crate) struct AskRoster;
+
+/// The answer to [`AskRoster`].
+#[derive(Clone, MessageResponse)]
+pub(crate) struct RosterReport {
+    pub(crate) membership: Membership,
+    pub(crate) sessions: BTreeMap<DeviceId, Addr<Session>>,
+    pub(crate) connected: BTreeMap<DeviceId, String>,
+    pub(crate) listen: Vec<String>,
+}
+
+impl Handler<AskRoster> for Roster {
+    type Result = RosterReport;
+
+    fn handle(&mut self, _: AskRoster, _: &mut Self::Context) -> RosterReport {
+        RosterReport {
+            membership: self.membership.clone(),
+            sessions: self.sessions.clone(),
+            connected: self.connected.iter().map(|(peer, (_, address))| (*peer, address.clone())).collect(),
+            listen: self.book.own(),
+        }
+    }
+}

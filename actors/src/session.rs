@@ -1,0 +1,504 @@
+//! A session actor: the conversation with one connected member. It says hello, pulls, serves, pushes, and counts.
+
+use actix::prelude::*;
+use futures::channel::oneshot;
+use starling_schema::ids::DeviceId;
+use starling_schema::key::DeviceKey;
+use starling_schema::stream::{Stream, StreamKind, Watermarks};
+use starling_schema::wire::{
+    Ack, Cursor, Hello, PROTOCOL_VERSION, PageResponse, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Refusal, RefusalKind,
+    SnapshotRequest, SnapshotScope, SyncEnvelope, SyncPayload,
+};
+
+use crate::backfill_buffer::{AskProgress, OfferDirect, PeerMarks, Pulled, PulledSnapshot, SessionDown, SessionUp};
+use crate::heartbeats::{Heard, HeartbeatDown, HeartbeatUp};
+use crate::links::{Links, halts};
+use crate::network::{NetworkError, Request};
+use crate::reader::{ReadDigest, ReadPage, ReadSnapshot};
+use crate::retry_queue::{Acked, PeerDown, PeerPulls, PeerUp, PushFailed};
+use crate::roster::{AskHello, Compared, Join, Met, Roster};
+
+/// Messages that wait: eight requests in flight each way, and some news.
+const MAILBOX: usize = 64;
+
+/// Owns the conversation with one member.
+pub(crate) struct Session {
+    key: DeviceKey,
+    peer: DeviceId,
+    links: Links,
+    roster: Addr<Roster>,
+    report: SessionReport,
+}
+
+/// What a session measured.
+#[derive(Clone, Debug, Default, MessageResponse)]
+pub(crate) struct SessionReport {
+    pub(crate) rtt_ms: Option<u64>,
+    pub(crate) clock_offset_ms: Option<i64>,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    /// How far the peer last said that it is.
+    pub(crate) marks: Watermarks,
+    /// Why the last exchange failed, when it did.
+    pub(crate) error: Option<String>,
+}
+
+/// Why an exchange with the peer came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum ExchangeError {
+    #[error("{0}")]
+    Network(#[from] NetworkError),
+    #[error("{0}")]
+    Wire(#[from] starling_schema::wire::WireError),
+    #[error("{0}")]
+    Codec(#[from] starling_schema::codec::CodecError),
+    #[error("the peer refused: {0}")]
+    Refused(#[from] Refusal),
+    #[error("the peer answered {0}, which is no answer to this")]
+    Unexpected(&'static str),
+    #[error("the peer stopped")]
+    Stopped,
+}
+
+impl From<MailboxError> for ExchangeError {
+    fn from(_: MailboxError) -> Self {
+        Self::Stopped
+    }
+}
+
+/// What came back, and what it cost.
+struct Exchanged {
+    payload: SyncPayload,
+    bytes_in: u64,
+    bytes_out: u64,
+    rtt_ms: u64,
+    clock_offset_ms: i64,
+}
+
+impl Session {
+    pub(crate) fn new(key: DeviceKey, links: Links, roster: Addr<Roster>) -> Self {
+        Self { key, peer: key.device(), links, roster, report: SessionReport::default() }
+    }
+
+    /// Sends a request and waits for its answer.
+    fn exchange(
+        &self,
+        payload: SyncPayload,
+    ) -> impl Future<Output = Result<Exchanged, ExchangeError>> + use<> {
+        let (links, key) = (self.links.clone(), self.key);
+        async move {
+            let bytes = links.envelope(payload).encode(REQUEST_BYTES_MAX)?;
+            let (bytes_out, started_ms) = (bytes.len() as u64, links.environment.uptime_ms());
+            let answer = links.network.request.send(Request { peer: key, bytes }).await??;
+            let rtt_ms = links.environment.uptime_ms() - started_ms;
+            let envelope = SyncEnvelope::decode(&answer)?;
+            if let SyncPayload::Error(refusal) = envelope.payload {
+                return Err(refusal.into());
+            }
+            let theirs = i64::try_from(envelope.timestamp_ms).unwrap_or(i64::MAX);
+            let ours = i64::try_from(links.environment.wall_ms()).unwrap_or(i64::MAX);
+            let clock_offset_ms = theirs.saturating_sub(ours);
+            Ok(Exchanged { payload: envelope.payload, bytes_in: answer.len() as u64, bytes_out, rtt_ms, clock_offset_ms })
+        }
+    }
+
+    /// Takes down what an exchange cost; gives the answer.
+    fn account(&mut self, exchanged: Result<Exchanged, ExchangeError>) -> Result<SyncPayload, ExchangeError> {
+        match exchanged {
+            Ok(done) => {
+                self.report.bytes_in += done.bytes_in;
+                self.report.bytes_out += done.bytes_out;
+                self.report.rtt_ms = Some(done.rtt_ms);
+                self.report.clock_offset_ms = Some(done.clock_offset_ms);
+                self.report.error = None;
+                Ok(done.payload)
+            }
+            Err(error) => {
+                self.report.error = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends our hello and takes the peer's.
+    fn greet(&self, ctx: &mut Context<Self>) {
+        let (roster, buffer) = (self.roster.clone(), self.links.buffer.clone());
+        let hello = async move {
+            let mut hello = roster.send(AskHello).await?;
+            hello.watermarks = buffer.send(AskProgress).await?.applied;
+            Ok::<_, ExchangeError>(hello)
+        };
+        let exchange = hello.into_actor(self).then(|hello, actor, _| {
+            let sent = hello.map(|mut hello| {
+                if actor.links.envelope(SyncPayload::Hello(hello.clone())).encode(REQUEST_BYTES_MAX).is_err() {
+                    // The answer, which may be larger, carries what does not fit here.
+                    hello.statements.clear();
+                    hello.addresses.clear();
+                }
+                actor.exchange(SyncPayload::Hello(hello))
+            });
+            async move {
+                match sent {
+                    Ok(sent) => sent.await,
+                    Err(error) => Err(error),
+                }
+            }
+            .into_actor(actor)
+        });
+        ctx.spawn(exchange.map(|answer, actor, _| match actor.account(answer) {
+            Ok(SyncPayload::Hello(hello)) => actor.met(hello),
+            Ok(other) => tracing::warn!(peer = %actor.peer, payload = other.name(), "a hello was answered by something else"),
+            Err(error) => tracing::info!(peer = %actor.peer, %error, "hello failed"),
+        }));
+    }
+
+    /// Passes on what a hello says.
+    fn met(&mut self, hello: Hello) {
+        let Hello { statements, addresses, watermarks, .. } = hello;
+        self.report.marks.join(&watermarks);
+        tell(&self.roster, Met { peer: self.peer, statements, addresses });
+        tell(&self.links.retry, Acked { peer: self.peer, marks: watermarks.clone() });
+        tell(&self.links.buffer, PeerMarks { peer: self.peer, marks: watermarks });
+    }
+
+    /// Answers a request.
+    fn answer(&mut self, payload: SyncPayload) -> ResponseFuture<SyncPayload> {
+        let (links, peer) = (self.links.clone(), self.peer);
+        let payload = match payload.into_batch() {
+            Ok(batch) => {
+                if let Err(error) = batch.check() {
+                    return refuse(RefusalKind::BadRequest, &error);
+                }
+                if batch.stream.origin != peer {
+                    return refuse(RefusalKind::BadRequest, &format!("{peer} may not push {}", batch.stream));
+                }
+                let stream = batch.stream;
+                return Box::pin(async move {
+                    match links.buffer.send(OfferDirect { from: peer, batch }).await {
+                        Ok((applied, durable)) => SyncPayload::ack(stream, applied, durable),
+                        Err(error) => refusal(RefusalKind::Busy, &error),
+                    }
+                });
+            }
+            Err(payload) => payload,
+        };
+        match payload {
+            SyncPayload::StateRequest(request) => self.serve_page(Stream::state(request.origin), request.after),
+            SyncPayload::SharedChangeRequest(request) => self.serve_page(Stream::shared(request.origin), request.after),
+            SyncPayload::SnapshotRequest(SnapshotRequest { scope, after }) => Box::pin(async move {
+                match links.readers.next().send(ReadSnapshot { scope, after }).await {
+                    Ok(Ok(page)) => SyncPayload::SnapshotResponse(page),
+                    Ok(Err(error)) => refusal(RefusalKind::Storage, &error),
+                    Err(error) => refusal(RefusalKind::Busy, &error),
+                }
+            }),
+            SyncPayload::DigestRequest(request) => Box::pin(async move {
+                match links.readers.next().send(ReadDigest(request)).await {
+                    Ok(Ok(digest)) => SyncPayload::DigestResponse(digest),
+                    Ok(Err(error)) => refusal(RefusalKind::Storage, &error),
+                    Err(error) => refusal(RefusalKind::Busy, &error),
+                }
+            }),
+            SyncPayload::Hello(hello) => self.answer_hello(hello),
+            SyncPayload::Heartbeat(heartbeat) => {
+                tell(&self.roster, Compared { peer, membership: heartbeat.membership });
+                tell(&links.heartbeats, Heard(heartbeat.beacons));
+                Box::pin(async { SyncPayload::Done })
+            }
+            SyncPayload::JoinRequest(request) => {
+                let (roster, key) = (self.roster.clone(), self.key);
+                Box::pin(async move {
+                    match roster.send(Join { peer: key, request }).await {
+                        Ok(response) => SyncPayload::JoinResponse(response),
+                        Err(error) => refusal(RefusalKind::Busy, &error),
+                    }
+                })
+            }
+            other => refuse(RefusalKind::BadRequest, &format!("{} is no request", other.name())),
+        }
+    }
+
+    fn answer_hello(&mut self, hello: Hello) -> ResponseFuture<SyncPayload> {
+        if hello.protocol_min > PROTOCOL_VERSION || hello.protocol_max < PROTOCOL_VERSION {
+            let (low, high) = (hello.protocol_min, hello.protocol_max);
+            let which = if low > PROTOCOL_VERSION { "this device" } else { "yours" };
+            let message = format!("you speak protocols {low} to {high}, this device {PROTOCOL_VERSION}: upgrade {which}");
+            return refuse(RefusalKind::Version, &message);
+        }
+        self.met(hello);
+        let (roster, buffer) = (self.roster.clone(), self.links.buffer.clone());
+        Box::pin(async move {
+            match (roster.send(AskHello).await, buffer.send(AskProgress).await) {
+                (Ok(mut hello), Ok(progress)) => {
+                    hello.watermarks = progress.applied;
+                    SyncPayload::Hello(hello)
+                }
+                _ => refusal(RefusalKind::Busy, &"this device is stopping"),
+            }
+        })
+    }
+
+    fn serve_page(&self, stream: Stream, after: u64) -> ResponseFuture<SyncPayload> {
+        if stream.origin == self.links.device {
+            tell(&self.links.retry, PeerPulls(self.peer));
+        }
+        let readers = self.links.readers.clone();
+        Box::pin(async move {
+            match readers.next().send(ReadPage { stream, after }).await {
+                Ok(Ok(page)) => SyncPayload::page_response(stream.kind, page),
+                Ok(Err(error)) => refusal(RefusalKind::Storage, &error),
+                Err(error) => refusal(RefusalKind::Busy, &error),
+            }
+        })
+    }
+}
+
+/// Tells an actor something that it may miss: everything told like this is said again by a later message.
+pub(crate) fn tell<A, M>(to: &Addr<A>, message: M)
+where
+    A: Actor<Context = Context<A>> + Handler<M>,
+    M: Message<Result = ()> + Send + 'static,
+{
+    if let Err(error) = to.try_send(message) {
+        tracing::debug!(%error, "not told now");
+    }
+}
+
+pub(crate) fn refusal(kind: RefusalKind, message: &dyn std::fmt::Display) -> SyncPayload {
+    SyncPayload::Error(Refusal { kind, message: message.to_string() })
+}
+
+fn refuse(kind: RefusalKind, message: &dyn std::fmt::Display) -> ResponseFuture<SyncPayload> {
+    let payload = refusal(kind, message);
+    Box::pin(async move { payload })
+}
+
+impl Actor for Session {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        let peer = self.peer;
+        tell(&self.links.buffer, SessionUp { peer, pull: ctx.address().recipient() });
+        tell(&self.links.retry, PeerUp { peer, push: ctx.address().recipient() });
+        tell(&self.links.heartbeats, HeartbeatUp { peer, beat: ctx.address().recipient() });
+        self.greet(ctx);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        tell(&self.links.buffer, SessionDown(self.peer));
+        tell(&self.links.retry, PeerDown(self.peer));
+        tell(&self.links.heartbeats, HeartbeatDown(self.peer));
+    }
+}
+
+halts!(Session);
+
+/// Say hello again: the membership changed.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Greet;
+
+impl Handler<Greet> for Session {
+    type Result = ();
+
+    fn handle(&mut self, _: Greet, ctx: &mut Self::Context) {
+        self.greet(ctx);
+    }
+}
+
+/// Answer a request that this peer sent.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Serve {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) reply: oneshot::Sender<Vec<u8>>,
+}
+
+impl Handler<Serve> for Session {
+    type Result = ();
+
+    fn handle(&mut self, Serve { bytes, reply }: Serve, ctx: &mut Self::Context) {
+        self.report.bytes_in += bytes.len() as u64;
+        let answer = match SyncEnvelope::decode(&bytes) {
+            Ok(envelope) if envelope.library != self.links.library || envelope.device != self.peer => {
+                let (device, library) = (envelope.device, envelope.library);
+                refuse(RefusalKind::NotAMember, &format!("device {device} is not a member of library {library} here"))
+            }
+            Ok(envelope) => self.answer(envelope.payload),
+            Err(error @ starling_schema::wire::WireError::Version { .. }) => refuse(RefusalKind::Version, &error),
+            Err(error) => {
+                tracing::warn!(peer = %self.peer, %error, "a request was refused");
+                refuse(RefusalKind::BadRequest, &error)
+            }
+        };
+        ctx.spawn(answer.into_actor(self).map(move |payload, actor, _| {
+            let encoded = actor.links.envelope(payload).encode(RESPONSE_BYTES_MAX).or_else(|error| {
+                actor.links.envelope(refusal(RefusalKind::Storage, &error)).encode(RESPONSE_BYTES_MAX)
+            });
+            match encoded {
+                Ok(bytes) => {
+                    actor.report.bytes_out += bytes.len() as u64;
+                    // An asker that is gone needs no answer.
+                    let _gone: Result<(), Vec<u8>> = reply.send(bytes);
+                }
+                Err(error) => tracing::error!(peer = %actor.peer, %error, "an answer could not be encoded"),
+            }
+        }));
+    }
+}
+
+/// Pull something from this peer and hand it to the backfill buffer.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Pull(pub(crate) PullWhat);
+
+/// What can be pulled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PullWhat {
+    Page { stream: Stream, after: u64 },
+    Snapshot { scope: SnapshotScope, after: Option<Cursor> },
+}
+
+impl Handler<Pull> for Session {
+    type Result = ();
+
+    fn handle(&mut self, Pull(what): Pull, ctx: &mut Self::Context) {
+        let request = match what {
+            PullWhat::Page { stream, after } => SyncPayload::page_request(stream, after),
+            PullWhat::Snapshot { scope, after } => SyncPayload::SnapshotRequest(SnapshotRequest { scope, after }),
+        };
+        let pulled = self.exchange(request).into_actor(self).then(move |answer, actor, _| {
+            let (peer, buffer) = (actor.peer, actor.links.buffer.clone());
+            let answer = actor.account(answer).inspect_err(|error| tracing::info!(%peer, %error, "a pull failed")).ok();
+            async move {
+                let told = match what {
+                    PullWhat::Page { stream, .. } => {
+                        let page = answer.and_then(|payload| page_of(stream, payload));
+                        buffer.send(Pulled { peer, stream, page }).await
+                    }
+                    PullWhat::Snapshot { scope, after } => {
+                        let page = answer.and_then(|payload| match payload {
+                            SyncPayload::SnapshotResponse(page) if (page.scope, page.after) == (scope, after) => Some(page),
+                            _ => None,
+                        });
+                        buffer.send(PulledSnapshot { peer, scope, page }).await
+                    }
+                };
+                if told.is_err() {
+                    tracing::debug!(%peer, "the backfill buffer has stopped");
+                }
+            }
+            .into_actor(actor)
+        });
+        ctx.spawn(pulled);
+    }
+}
+
+/// The page of that stream that a payload holds, if it holds a sound one.
+fn page_of(stream: Stream, payload: SyncPayload) -> Option<PageResponse> {
+    let page = match (stream.kind, payload) {
+        (StreamKind::State, SyncPayload::StateResponse(page)) => page,
+        (StreamKind::Shared, SyncPayload::SharedChangeResponse(page)) => page,
+        _ => return None,
+    };
+    if let PageResponse::Page { batch, .. } = &page
+        && (batch.stream != stream || batch.check().inspect_err(|error| tracing::warn!(%error, "a page was refused")).is_err())
+    {
+        return None;
+    }
+    Some(page)
+}
+
+/// Send this peer our own changes of a kind that follow a number.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Push {
+    pub(crate) kind: StreamKind,
+    pub(crate) after: u64,
+}
+
+impl Handler<Push> for Session {
+    type Result = ();
+
+    fn handle(&mut self, Push { kind, after }: Push, ctx: &mut Self::Context) {
+        let stream = Stream { kind, origin: self.links.device };
+        let page = self.links.readers.next().send(ReadPage { stream, after });
+        let pushed = page.into_actor(self).then(|page, actor, _| {
+            let batch = match page {
+                Ok(Ok(PageResponse::Page { batch, .. })) => Some(SyncPayload::from(batch)),
+                _ => None,
+            };
+            // What does not fit a request is announced by heartbeats and pulled.
+            let fits = batch.filter(|batch| actor.links.envelope(batch.clone()).encode(REQUEST_BYTES_MAX).is_ok());
+            let sent = fits.map(|batch| actor.exchange(batch));
+            async move {
+                match sent {
+                    Some(sent) => Some(sent.await),
+                    None => None,
+                }
+            }
+            .into_actor(actor)
+        });
+        ctx.spawn(pushed.map(move |answer, actor, _| {
+            let peer = actor.peer;
+            let Some(answer) = answer else { return tell(&actor.links.retry, PeerPulls(peer)) };
+            match actor.account(answer) {
+                Ok(SyncPayload::AckState(Ack { origin, applied, .. }) | SyncPayload::AckSharedChanges(Ack { origin, applied, .. })) => {
+                    let marks = Watermarks::from_iter([(Stream { kind, origin }, applied)]);
+                    actor.report.marks.join(&marks);
+                    tell(&actor.links.retry, Acked { peer, marks });
+                }
+                Ok(other) => {
+                    let error = ExchangeError::Unexpected(other.name()).to_string();
+                    tell(&actor.links.retry, PushFailed { peer, kind, error });
+                }
+                Err(error) => tell(&actor.links.retry, PushFailed { peer, kind, error: error.to_string() }),
+            }
+        }));
+    }
+}
+
+/// Send this peer a heartbeat.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Beat(pub(crate) SyncPayload);
+
+impl Handler<Beat> for Session {
+    type Result = ();
+
+    fn handle(&mut self, Beat(payload): Beat, ctx: &mut Self::Context) {
+        let sent = self.exchange(payload).into_actor(self);
+        ctx.spawn(sent.map(|answer, actor, _| {
+            if let Err(error) = actor.account(answer) {
+                tracing::debug!(peer = %actor.peer, %error, "a heartbeat was not answered");
+            }
+        }));
+    }
+}
+
+/// How far the peer durably is, learned from a beacon that came by another way.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Learned(pub(crate) Watermarks);
+
+impl Handler<Learned> for Session {
+    type Result = ();
+
+    fn handle(&mut self, Learned(marks): Learned, _: &mut Self::Context) {
+        self.report.marks.join(&marks);
+    }
+}
+
+/// What the session measured.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "SessionReport")]
+pub(crate) struct Describe;
+
+impl Handler<Describe> for Session {
+    type Result = SessionReport;
+
+    fn handle(&mut self, _: Describe, _: &mut Self::Context) -> SessionReport {
+        self.report.clone()
+    }
+}
