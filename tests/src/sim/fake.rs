@@ -223,6 +223,7 @@ impl Script {
             key: self.secret.public(),
             app_version: "fake".to_owned(),
             statements: self.statements.clone(),
+            addresses: Vec::new(),
             watermarks: self.heads.clone(),
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use starling::environment::{Environment, WallClock};
 use starling::status::Status;
-use starling::{Conflict, JoinError, NetworkChoice, PeerHandle, PeerOptions};
+use starling::{Conflict, JoinError, NetworkChoice, PeerHandle, PeerOptions, Registry};
 use starling_schema::ids::DeviceId;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -107,6 +107,7 @@ impl Node {
             name: Some(self.0.name.clone()),
             network: NetworkChoice::Given(self.0.network.factory(self.0.number)),
             environment: self.environment(),
+            registry: Registry::default(),
         };
         let peer = PeerHandle::start(options).await.unwrap_or_else(|error| panic!("{}: {error}", self.0.name));
         *self.0.peer.borrow_mut() = Some(peer);
@@ -215,7 +216,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 
 fn is_database(file: &Path) -> bool {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    name.ends_with(".db") || name.ends_with(".db-wal") || name.ends_with(".sqlite") || name.ends_with(".sqlite-wal")
+    name.ends_with(".sqlite") || name.ends_with(".sqlite-wal")
 }
 
 fn copy_into(file: &Path, directory: &Path) {
