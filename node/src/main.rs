@@ -12,6 +12,7 @@ mod indexing;
 mod library;
 mod output;
 mod progress;
+mod signals;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ use crate::commands::Session;
 use crate::data_directory::DataDirectory;
 use crate::error::{CliError, ErrorKind};
 use crate::output::Output;
+use crate::signals::Signals;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -49,7 +51,7 @@ fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Completions { shell } => commands::completions(output, shell),
         Command::Man { out } => commands::manual(output, out.as_deref()),
         Command::Up(up) => daemon::run(up, DataDirectory::choose(global.data.as_deref())?, output),
-        Command::Demo(demo) => interruptible(demo::run(demo, output)),
+        Command::Demo(demo) => alone(demo::run(demo, output)),
         command => {
             let peer = Client::new(DataDirectory::choose(global.data.as_deref())?);
             let session = Session { peer, output };
@@ -60,16 +62,16 @@ fn run(cli: Cli, output: Output) -> Result<(), CliError> {
 
 /// Runs to its end, or to Ctrl-C.
 fn interruptible(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    alone(async { Signals::new()?.unless_told(work).await? })
+}
+
+/// Runs on this thread.
+fn alone(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| CliError::io("the command cannot be started", e))?;
-    runtime.block_on(async {
-        tokio::select! {
-            result = work => result,
-            _ = tokio::signal::ctrl_c() => Err(CliError::new(ErrorKind::Interrupted, "interrupted")),
-        }
-    })
+        .map_err(|e| CliError::io("the command cannot be started", e))?
+        .block_on(work)
 }
 
 /// Says what is wrong with the command line, in the form that it asks for.

@@ -2,7 +2,6 @@
 
 mod control;
 mod page;
-mod signals;
 mod streams;
 
 use std::future::Future;
@@ -15,7 +14,6 @@ use starling::{PeerHandle, PeerOptions};
 
 use self::control::Control;
 use self::page::Page;
-use self::signals::Signals;
 use crate::api::{DeviceName, Document, LibraryName};
 use crate::arguments::Up;
 use crate::data_directory::DataDirectory;
@@ -23,6 +21,7 @@ use crate::error::{CliError, ErrorKind};
 use crate::indexing::Indexing;
 use crate::output::Output;
 use crate::progress::Reporter;
+use crate::signals::Signals;
 
 /// How long an orderly end may take: under the five seconds after which whoever stops us would kill us.
 const END_WITHIN: Duration = Duration::from_millis(4_500);

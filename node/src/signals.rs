@@ -1,4 +1,4 @@
-//! The word to end: SIGINT and SIGTERM.
+//! The word to end: SIGINT, SIGTERM, and SIGHUP when the terminal goes.
 
 use std::future::Future;
 
@@ -6,20 +6,22 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::{CliError, ErrorKind};
 
-/// Hears SIGINT and SIGTERM from the moment it is made.
+/// Hears these signals from the moment it is made.
 #[derive(Debug)]
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     /// Starts to listen.
     pub(crate) fn new() -> Result<Self, CliError> {
-        let failed = |e| CliError::io("signals cannot be heard", e);
+        let listen = |kind| signal(kind).map_err(|e| CliError::io("signals cannot be heard", e));
         Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
-            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
         })
     }
 
@@ -28,6 +30,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 
