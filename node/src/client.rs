@@ -152,3 +152,82 @@ impl Lines {
         serde_json::from_slice(&line).map(Some).map_err(|_| other_version())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::api::{Digest, DigestCall, EventRow, EventsStream};
+
+    /// What a client makes of an answer.
+    async fn with_answer<T>(answer: String, ask: impl AsyncFnOnce(Client) -> T) -> T {
+        let place = tempfile::tempdir().unwrap();
+        let data = DataDirectory::choose(Some(place.path())).unwrap();
+        let listener = tokio::net::UnixListener::bind(data.socket()).unwrap();
+        let serve = tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            assert!(connection.read(&mut request).await.unwrap() > 0);
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let result = ask(Client::new(data)).await;
+        serve.await.unwrap();
+        result
+    }
+
+    fn http(status: &str, body: &str) -> String {
+        format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    }
+
+    async fn digest(answer: String) -> Result<Digest, CliError> {
+        with_answer(answer, async |client| client.call(&DigestCall {}).await).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_a_document_or_the_error_that_the_peer_names() {
+        let good = digest(http("200 OK", r#"{"schema":1,"all":"00","models":{}}"#)).await.unwrap();
+        assert_eq!(good.all, "00");
+        let refused = http("400 Bad Request", r#"{"error":{"kind":"not_found","message":"no such tag","hint":null}}"#);
+        let error = digest(refused).await.unwrap_err();
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::NotFound, "no such tag"));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_or_is_not_understood_is_told_apart() {
+        let cut = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_owned();
+        assert_eq!(digest(cut).await.unwrap_err(), cut_off());
+        for other in [http("404 Not Found", ""), http("200 OK", "{}"), http("500 Oops", "?")] {
+            assert_eq!(digest(other).await.unwrap_err(), other_version());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_read_line_by_line_also_without_a_last_end_of_line() {
+        let lines = "{\"cursor\":1,\"kind\":\"gap\"}\n{\"cursor\":2,\"kind\":\"changed\"}";
+        let cursors = with_answer(http("200 OK", lines), async |client| {
+            let mut lines = client.stream(&EventsStream { since: 0, follow: false }).await.unwrap();
+            let mut cursors = Vec::new();
+            while let Some(event) = lines.next_json::<EventRow>().await.unwrap() {
+                cursors.push(event.cursor);
+            }
+            cursors
+        });
+        assert_eq!(cursors.await, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn without_a_peer_the_error_says_how_to_start_one() {
+        let place = tempfile::tempdir().unwrap();
+        let data = DataDirectory::choose(Some(place.path())).unwrap();
+        // A socket that a killed peer left behind answers nobody.
+        drop(std::os::unix::net::UnixListener::bind(place.path().join("control.sock")).unwrap());
+        for _ in 0..2 {
+            let error = Client::new(data.clone()).call(&DigestCall {}).await.unwrap_err();
+            assert_eq!((error.kind.exit(), error.hint.as_deref()), (10, Some("start it with `starling up`")));
+            if data.socket().exists() {
+                std::fs::remove_file(data.socket()).unwrap();
+            }
+        }
+    }
+}

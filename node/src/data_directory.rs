@@ -33,9 +33,9 @@ impl DataDirectory {
             None => directories::ProjectDirs::from("", "", "starling")
                 .map(|platform| platform.data_dir().to_owned())
                 .ok_or_else(|| {
-                    CliError::new(ErrorKind::Failed, "this system names no place for data: there is no home directory")
-                        .hint("give one with --data or STARLING_DATA")
-                })?,
+                CliError::new(ErrorKind::Failed, "this system names no place for data: there is no home directory")
+                    .hint("give one with --data or STARLING_DATA")
+            })?,
         };
         Ok(Self(path))
     }
@@ -56,7 +56,8 @@ impl DataDirectory {
     /// Opens the control socket, for this user only. Call it with the data directory's lock held: what an earlier
     /// peer left there is replaced.
     pub(crate) fn open_socket(&self) -> Result<ControlSocket, CliError> {
-        let failed = |e: io::Error| CliError::io(format!("the control socket of {} cannot be made", self.0.display()), e);
+        let failed =
+            |e: io::Error| CliError::io(format!("the control socket of {} cannot be made", self.0.display()), e);
         self.clear_socket().map_err(failed)?;
         let near = self.0.join(SOCKET);
         let (path, elsewhere) = if near.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
@@ -101,13 +102,16 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
 
 /// A new directory with a short path that only this user may enter.
 fn short_directory() -> io::Result<PathBuf> {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute() && path.is_dir());
+    let runtime =
+        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute() && path.is_dir());
     let candidates = [runtime, Some(std::env::temp_dir()), Some(PathBuf::from("/tmp"))];
-    let short = |path: &PathBuf| path.as_os_str().len() + "/starling-123456/".len() + SOCKET.len() <= SOCKET_PATH_BYTES_MAX;
+    let short =
+        |path: &PathBuf| path.as_os_str().len() + "/starling-123456/".len() + SOCKET.len() <= SOCKET_PATH_BYTES_MAX;
     let place = candidates.into_iter().flatten().find(short);
     let place = place.ok_or_else(|| io::Error::other("there is no directory with a path short enough for a socket"))?;
-    // `Builder` makes directories with mode 0700.
-    tempfile::Builder::new().prefix("starling-").tempdir_in(place).map(tempfile::TempDir::keep)
+    let for_us_only = std::fs::Permissions::from_mode(0o700);
+    let private = tempfile::Builder::new().prefix("starling-").permissions(for_us_only).tempdir_in(place)?;
+    Ok(private.keep())
 }
 
 /// An open control socket and the files to take away when it closes.
@@ -130,9 +134,10 @@ pub(crate) struct SocketFiles {
 impl Drop for SocketFiles {
     fn drop(&mut self) {
         let socket = std::fs::remove_file(&self.path);
-        let rest = self.elsewhere.as_ref().map(|private| {
-            std::fs::remove_dir(private).and_then(|()| std::fs::remove_file(&self.pointer))
-        });
+        let rest = self
+            .elsewhere
+            .as_ref()
+            .map(|private| std::fs::remove_dir(private).and_then(|()| std::fs::remove_file(&self.pointer)));
         if let Err(error) = socket.and_then(|()| rest.unwrap_or(Ok(()))) {
             tracing::debug!(path = %self.path.display(), %error, "the control socket was not taken away");
         }

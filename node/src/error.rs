@@ -162,7 +162,9 @@ impl From<StartError> for CliError {
                 Self::new(ErrorKind::Locked, message).hint("stop that peer, or use another directory with --data")
             }
             StartError::Store(_) => Self::new(ErrorKind::Storage, message),
-            StartError::Network(_) => Self::new(ErrorKind::Failed, message).hint("choose another address with --listen"),
+            StartError::Network(_) => {
+                Self::new(ErrorKind::Failed, message).hint("choose another address with --listen")
+            }
             _ => Self::new(ErrorKind::Failed, message),
         }
     }

@@ -81,7 +81,8 @@ fn misused(arguments: &[OsString], error: &clap::Error) -> ExitCode {
         let rendered = error.render().to_string();
         let message = rendered.lines().next().unwrap_or_default().trim_start_matches("error: ");
         let global = Global { data: None, json: true, quiet: false, verbose: 0, color: When::Never };
-        Output::new(&global).error(&CliError::new(ErrorKind::Usage, message).hint("`starling --help` lists what there is"));
+        Output::new(&global)
+            .error(&CliError::new(ErrorKind::Usage, message).hint("`starling --help` lists what there is"));
     } else if error.print().is_err() {
         // Nobody reads it.
     }

@@ -81,7 +81,11 @@ impl Output {
     }
 
     /// Rows under a header, as text.
-    pub(crate) fn table<const N: usize>(&self, header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    pub(crate) fn table<const N: usize>(
+        &self,
+        header: [&str; N],
+        rows: impl IntoIterator<Item = [String; N]>,
+    ) -> String {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         if io::stdout().is_terminal() {

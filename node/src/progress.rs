@@ -68,7 +68,8 @@ fn new_bar(expected: Option<u64>) -> ProgressBar {
 }
 
 fn sentence(progress: &Progress) -> String {
-    let mut text = format!("{}: {}, {}", visible(&progress.path), progress.phase, count(progress.seen, "entry", "entries"));
+    let mut text =
+        format!("{}: {}, {}", visible(&progress.path), progress.phase, count(progress.seen, "entry", "entries"));
     if let Some(expected) = progress.expected {
         text.push_str(&format!(" of {expected}"));
     }
@@ -84,13 +85,8 @@ mod tests {
 
     #[test]
     fn a_line_says_where_and_how_far() {
-        let progress = Progress {
-            path: "/data".to_owned(),
-            phase: "scanning".to_owned(),
-            seen: 5,
-            expected: Some(9),
-            hashed: 1,
-        };
+        let progress =
+            Progress { path: "/data".to_owned(), phase: "scanning".to_owned(), seen: 5, expected: Some(9), hashed: 1 };
         assert_eq!(sentence(&progress), "/data: scanning, 5 entries of 9, 1 file read");
     }
 }

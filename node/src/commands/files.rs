@@ -19,7 +19,8 @@ use crate::progress::Reporter;
 pub(crate) async fn add(session: &Session, paths: &[PathBuf]) -> Result<(), CliError> {
     let mut folders = Vec::new();
     for path in paths {
-        let folder = path.canonicalize().map_err(|e| CliError::io(format!("{} cannot be indexed", path.display()), e))?;
+        let folder =
+            path.canonicalize().map_err(|e| CliError::io(format!("{} cannot be indexed", path.display()), e))?;
         if !folder.is_dir() {
             return Err(CliError::new(ErrorKind::Invalid, format!("{} is not a folder", path.display()))
                 .hint("index the folder that it lies in"));
@@ -86,9 +87,9 @@ pub(crate) async fn locations(session: &Session) -> Result<(), CliError> {
 /// Stops indexing a folder.
 pub(crate) async fn remove_location(session: &Session, location: &str) -> Result<(), CliError> {
     let row = session.peer.call(&LocationRemove { location: typed(location)? }).await?;
-    session.output.reply(&row, |row| {
-        format!("{} is not indexed any more; its files were left alone", visible(&row.path))
-    })
+    session
+        .output
+        .reply(&row, |row| format!("{} is not indexed any more; its files were left alone", visible(&row.path)))
 }
 
 /// Searches.
@@ -138,7 +139,11 @@ fn described(output: Output, record: &RecordReply) -> String {
     let rows = record.fields.iter().map(|(name, value)| {
         let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let written = record.stamps.get(name);
-        [name.clone(), shown, written.map_or_else(String::new, |stamp| format!("{} by {}", time_of(stamp.at), stamp.device))]
+        [
+            name.clone(),
+            shown,
+            written.map_or_else(String::new, |stamp| format!("{} by {}", time_of(stamp.at), stamp.device)),
+        ]
     });
     text.push_str(&output.table(["FIELD", "VALUE", "WRITTEN"], rows));
     if let Some(entry) = &record.entry {

@@ -25,7 +25,9 @@ const TICKET_BYTES_MAX: u64 = 64 * 1024;
 pub(crate) async fn invite(session: &Session, expires: Duration) -> Result<(), CliError> {
     let expires_ms = u64::try_from(expires.as_millis()).unwrap_or(u64::MAX);
     if expires_ms == 0 {
-        return Err(CliError::new(ErrorKind::Usage, "a ticket that expires at once lets nobody in").hint("give --expires 10m"));
+        return Err(
+            CliError::new(ErrorKind::Usage, "a ticket that expires at once lets nobody in").hint("give --expires 10m")
+        );
     }
     let ticket = session.peer.call(&InviteCall { expires_ms }).await?;
     session.output.reply(&ticket, |ticket| {
@@ -36,7 +38,10 @@ pub(crate) async fn invite(session: &Session, expires: Duration) -> Result<(), C
             .map(|code| code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build())
             .unwrap_or_default();
         let until = time_of(ticket.expires_at);
-        format!("{}\n\n{picture}\ngood once, until {until}: run `starling join` with it on the other device", ticket.ticket)
+        format!(
+            "{}\n\n{picture}\ngood once, until {until}: run `starling join` with it on the other device",
+            ticket.ticket
+        )
     })
 }
 
@@ -75,7 +80,8 @@ fn overview(output: Output, status: &StatusReply) -> String {
         text.push_str(&format!("\n{}\n", peer_table(output, &status.peers)));
     }
     let listed = |rows: &std::collections::BTreeMap<String, u64>| {
-        let rows: Vec<String> = rows.iter().map(|(name, number)| format!("{} {number}", name.replace('_', " "))).collect();
+        let rows: Vec<String> =
+            rows.iter().map(|(name, number)| format!("{} {number}", name.replace('_', " "))).collect();
         rows.join(", ")
     };
     text.push_str(&format!("\nwaiting: {}\n", listed(&status.queues)));
@@ -125,7 +131,13 @@ pub(crate) async fn devices(session: &Session) -> Result<(), CliError> {
     let devices = session.peer.call(&DevicesCall {}).await?;
     session.output.reply(&devices, |devices| {
         let rows = devices.devices.iter().map(|row| {
-            let state = if row.this { "this device" } else if row.online { "online" } else { "offline" };
+            let state = if row.this {
+                "this device"
+            } else if row.online {
+                "online"
+            } else {
+                "offline"
+            };
             let seen = row.last_seen.map_or_else(String::new, time_of);
             [row.name.clone(), state.to_owned(), row.os.clone().unwrap_or_default(), seen, row.id.to_string()]
         });

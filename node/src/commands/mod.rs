@@ -62,7 +62,8 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), CliEr
 /// What somebody typed for a record: the peer runs elsewhere, so a path is completed here.
 pub(crate) fn typed(text: &str) -> Result<TargetText, CliError> {
     if text.is_empty() {
-        return Err(CliError::new(ErrorKind::Usage, "an id or a path is empty").hint("give an id, or the path of an indexed file"));
+        return Err(CliError::new(ErrorKind::Usage, "an id or a path is empty")
+            .hint("give an id, or the path of an indexed file"));
     }
     Ok(TargetText { text: text.to_owned(), path: Some(RawPath::of(&completed(Path::new(text))?)) })
 }
@@ -70,7 +71,8 @@ pub(crate) fn typed(text: &str) -> Result<TargetText, CliError> {
 /// The absolute path without symbolic links in its folders. A link at its end stays: it is an entry of its own.
 fn completed(path: &Path) -> Result<PathBuf, CliError> {
     let absolute = std::path::absolute(path).map_err(|e| CliError::io(path.display(), e))?;
-    let ends_in_dots = path.components().next_back().is_some_and(|last| !matches!(last, std::path::Component::Normal(_)));
+    let ends_in_dots =
+        path.components().next_back().is_some_and(|last| !matches!(last, std::path::Component::Normal(_)));
     if ends_in_dots {
         return Ok(absolute.canonicalize().unwrap_or(absolute));
     }

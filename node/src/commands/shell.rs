@@ -28,6 +28,10 @@ pub(crate) fn manual(output: Output, folder: Option<&Path>) -> Result<(), CliErr
     std::fs::create_dir_all(folder).map_err(failed)?;
     clap_mangen::generate_to(Cli::command(), folder).map_err(failed)?;
     let pages = std::fs::read_dir(folder).map_err(failed)?.count();
-    output.aside(&format!("{} in {}", count(u64::try_from(pages).unwrap_or(u64::MAX), "page", "pages"), folder.display()));
+    output.aside(&format!(
+        "{} in {}",
+        count(u64::try_from(pages).unwrap_or(u64::MAX), "page", "pages"),
+        folder.display()
+    ));
     Ok(())
 }

@@ -44,7 +44,8 @@ pub(crate) async fn run(session: &Session, command: TagCommand) -> Result<(), Cl
 
 fn fields(name: Option<String>, details: TagDetails) -> TagFields {
     let TagDetails { color, namespace, icon, description, aliases, hidden } = details;
-    let one_a_line = |text: String| text.split(',').map(str::trim).filter(|s| !s.is_empty()).collect::<Vec<_>>().join("\n");
+    let one_a_line =
+        |text: String| text.split(',').map(str::trim).filter(|s| !s.is_empty()).collect::<Vec<_>>().join("\n");
     TagFields { name, namespace, color, icon, description, aliases: aliases.map(one_a_line), hidden }
 }
 

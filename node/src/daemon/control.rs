@@ -102,12 +102,8 @@ fn library_routes(config: &mut web::ServiceConfig) {
     answer(config, async |node: Node, call: CollectionEdit| {
         collections::edit(&node.peer, call.collection, call.fields).await
     });
-    answer(config, async |node: Node, call: CollectionDelete| {
-        collections::delete(&node.peer, call.collection).await
-    });
-    answer(config, async |node: Node, call: CollectionRestore| {
-        collections::restore(&node.peer, call.collection).await
-    });
+    answer(config, async |node: Node, call: CollectionDelete| collections::delete(&node.peer, call.collection).await);
+    answer(config, async |node: Node, call: CollectionRestore| collections::restore(&node.peer, call.collection).await);
     answer(config, async |node: Node, call: Collect| collections::collect(&node.peer, call).await);
     answer(config, async |node: Node, call: Annotate| metadata::annotate(&node.peer, call).await);
 }

@@ -149,7 +149,8 @@ async fn say_ready(peer: &PeerHandle, page: Option<&Page>, output: Output) -> Re
     if output.json {
         return output.json_line(&Document::of(&ready));
     }
-    let mut line = format!("ready: {} ({}) keeps the library {}", ready.device.name, ready.device.id, ready.library.name);
+    let mut line =
+        format!("ready: {} ({}) keeps the library {}", ready.device.name, ready.device.id, ready.library.name);
     if let Some(url) = &ready.http {
         line.push_str(&format!(", status at {url}"));
     }

@@ -23,7 +23,8 @@ pub(crate) fn address(text: &str) -> Result<Option<SocketAddr>, CliError> {
         return Ok(None);
     }
     let address: SocketAddr = text.parse().map_err(|_| {
-        CliError::new(ErrorKind::Usage, format!("{text:?} is no address for --http")).hint("write it like 127.0.0.1:8080, or off")
+        CliError::new(ErrorKind::Usage, format!("{text:?} is no address for --http"))
+            .hint("write it like 127.0.0.1:8080, or off")
     })?;
     if !address.ip().is_loopback() {
         return Err(CliError::new(ErrorKind::Usage, format!("--http {address} would show the library to the network"))

@@ -81,11 +81,16 @@ pub(crate) async fn run(demo: Demo, output: Output) -> Result<(), CliError> {
     } else {
         output.text(&verdict(&report))?;
     }
-    if report.equal { Ok(()) } else { Err(CliError::new(ErrorKind::NotConverged, "the devices do not hold the same library")) }
+    if report.equal {
+        Ok(())
+    } else {
+        Err(CliError::new(ErrorKind::NotConverged, "the devices do not hold the same library"))
+    }
 }
 
 fn verdict(report: &Report) -> String {
-    let mut text: String = report.digests.iter().map(|digest| format!("  {}  {}\n", digest.all, digest.device)).collect();
+    let mut text: String =
+        report.digests.iter().map(|digest| format!("  {}  {}\n", digest.all, digest.device)).collect();
     let seconds = format!("{}.{} s", report.total_ms / 1000, report.total_ms % 1000 / 100);
     if report.equal {
         text.push_str(&format!("all {} devices hold the same library ({seconds})", report.peers));
@@ -98,7 +103,8 @@ fn verdict(report: &Report) -> String {
 impl Stage {
     fn new(demo: &Demo, output: Output) -> Result<Self, CliError> {
         let path = &demo.path;
-        let folder = path.canonicalize().map_err(|e| CliError::io(format!("{} cannot be indexed", path.display()), e))?;
+        let folder =
+            path.canonicalize().map_err(|e| CliError::io(format!("{} cannot be indexed", path.display()), e))?;
         if !folder.is_dir() {
             return Err(CliError::new(ErrorKind::Invalid, format!("{} is not a folder", path.display()))
                 .hint("give the folder that it lies in"));

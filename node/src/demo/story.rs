@@ -214,7 +214,8 @@ async fn part_and_meet(stage: &mut Stage, entry: &EntryRow) -> Result<(), CliErr
     stage.step(since, format!("{name} goes away"))?;
     let since = Instant::now();
     let a = client(stage, 0)?;
-    a.call(&Annotate { target: by_id(entry.id), remark: Remark::Note(format!("written while {name} was away")) }).await?;
+    a.call(&Annotate { target: by_id(entry.id), remark: Remark::Note(format!("written while {name} was away")) })
+        .await?;
     // With two peers the one that is away is B, and A does all there is to do.
     let other = if last == 1 { 0 } else { 1 };
     let b = client(stage, other)?;

@@ -190,7 +190,12 @@ mod tests {
         let c = &mut fixture::library();
         let n = hex(id(8, 1));
         run(c, &format!("INSERT INTO collection (id, name, stamps, alive) VALUES ({n}, 'best', x'', 1)"));
-        run(c, &format!("INSERT INTO collection_entry (id, collection, entry, stamps, alive) VALUES (x'01', {n}, x'0a', x'', 1), (x'02', {n}, x'0b', x'', 0)"));
+        run(
+            c,
+            &format!(
+                "INSERT INTO collection_entry (id, collection, entry, stamps, alive) VALUES (x'01', {n}, x'0a', x'', 1), (x'02', {n}, x'0b', x'', 0)"
+            ),
+        );
         let [row] = &all(c).unwrap().collections[..] else { panic!("not one collection") };
         assert_eq!((row.name.as_str(), row.entries), ("best", 1));
         run(c, "UPDATE collection SET alive = 0");

@@ -67,11 +67,15 @@ fn chosen(conflicts: Vec<Conflict>, id: &str) -> Result<Conflict, CliError> {
         conflicts.into_iter().filter(|conflict| long_enough && id_of(conflict).starts_with(&wanted)).collect();
     if matching.len() > 1 {
         let ids: Vec<String> = matching.iter().map(id_of).collect();
-        return Err(CliError::new(ErrorKind::Ambiguous, format!("{id:?} is more than one conflict: {}", ids.join(", ")))
-            .hint("use the whole id of the one that you mean"));
+        return Err(CliError::new(
+            ErrorKind::Ambiguous,
+            format!("{id:?} is more than one conflict: {}", ids.join(", ")),
+        )
+        .hint("use the whole id of the one that you mean"));
     }
     matching.pop().ok_or_else(|| {
-        CliError::new(ErrorKind::NotFound, format!("no conflict has the id {id:?}")).hint("`starling conflicts ls` lists them")
+        CliError::new(ErrorKind::NotFound, format!("no conflict has the id {id:?}"))
+            .hint("`starling conflicts ls` lists them")
     })
 }
 

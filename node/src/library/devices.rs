@@ -22,7 +22,8 @@ struct OsRow {
 /// What the peer says of itself.
 pub(crate) async fn status(peer: &PeerHandle) -> Result<StatusReply, CliError> {
     let status = peer.status().await?;
-    let odd = |error: serde_json::Error| CliError::new(ErrorKind::Failed, format!("the status cannot be shown: {error}"));
+    let odd =
+        |error: serde_json::Error| CliError::new(ErrorKind::Failed, format!("the status cannot be shown: {error}"));
     serde_json::from_value(serde_json::to_value(&status).map_err(odd)?).map_err(odd)
 }
 

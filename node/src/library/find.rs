@@ -168,9 +168,8 @@ fn search(
     let mut hits = Vec::new();
     for hit in statement.load_iter::<Hit, diesel::connection::DefaultLoadingMode>(c)? {
         let hit = hit?;
-        let matches = looks_again
-            .as_ref()
-            .is_none_or(|query| hit.name.as_deref().is_some_and(|name| contains(name, query)));
+        let matches =
+            looks_again.as_ref().is_none_or(|query| hit.name.as_deref().is_some_and(|name| contains(name, query)));
         if matches {
             hits.push(hit);
         }
@@ -258,15 +257,7 @@ mod tests {
     use super::*;
 
     fn everything() -> FindCall {
-        FindCall {
-            query: None,
-            tag: None,
-            device: None,
-            collection: None,
-            kind: None,
-            favorite: false,
-            limit: 100,
-        }
+        FindCall { query: None, tag: None, device: None, collection: None, kind: None, favorite: false, limit: 100 }
     }
 
     fn names(c: &mut SqliteConnection, call: &FindCall) -> Vec<String> {
@@ -282,7 +273,8 @@ mod tests {
         let mut c = fixture::library();
         fixture::location(&mut c, HERE, id(1, 1), id(1, 2), "/here");
         fixture::location(&mut c, THERE, id(2, 1), id(2, 2), "/there");
-        let odd = ["100%.txt", "100x.txt", "under_score", "it's \"quoted\"", "back\\slash", "ÜBER Straße.md", "plain.MD"];
+        let odd =
+            ["100%.txt", "100x.txt", "under_score", "it's \"quoted\"", "back\\slash", "ÜBER Straße.md", "plain.MD"];
         for (number, name) in odd.iter().enumerate() {
             fixture::entry(&mut c, HERE, id(1, 1), id(1, 2), id(3, number as u128), name, None);
         }
@@ -314,9 +306,13 @@ mod tests {
     #[test]
     fn rows_name_path_device_and_location() {
         let c = &mut library();
-        let found = find(c, &FindCall { query: Some("plain".to_owned()), device: Some("desktop".to_owned()), ..everything() });
+        let found =
+            find(c, &FindCall { query: Some("plain".to_owned()), device: Some("desktop".to_owned()), ..everything() });
         let [row] = &found.unwrap().entries[..] else { panic!("not one row") };
-        assert_eq!((row.path.as_str(), row.device.as_str(), row.location.as_str()), ("/there/plain.md", "desktop", "files"));
+        assert_eq!(
+            (row.path.as_str(), row.device.as_str(), row.location.as_str()),
+            ("/there/plain.md", "desktop", "files")
+        );
         assert_eq!((row.kind.as_str(), row.size, row.device_id), ("file", Some(10), THERE));
     }
 

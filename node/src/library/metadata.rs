@@ -49,7 +49,9 @@ pub(crate) async fn annotate(peer: &PeerHandle, call: Annotate) -> Result<Metada
     let target = read(peer, move |c| targets::entry(c, here, &target)).await?;
     commit(peer, vec![write(target, remark)]).await?;
     let row = read(peer, move |c| of(c, target)).await?;
-    row.ok_or_else(|| CliError::new(ErrorKind::Failed, format!("what was said of {target} was deleted again meanwhile")))
+    row.ok_or_else(|| {
+        CliError::new(ErrorKind::Failed, format!("what was said of {target} was deleted again meanwhile"))
+    })
 }
 
 fn write(target: RecordId, remark: Remark) -> Write {
@@ -77,8 +79,7 @@ mod tests {
     fn a_remark_writes_its_own_field_only() {
         let write = write(id(3, 1), Remark::Rating(4));
         let Action::Put(fields) = write.action else { panic!("not a put") };
-        let expected =
-            Fields::new().with(UserMetadata::TARGET, id(3, 1)).with(UserMetadata::RATING, Value::Int(4));
+        let expected = Fields::new().with(UserMetadata::TARGET, id(3, 1)).with(UserMetadata::RATING, Value::Int(4));
         assert_eq!((write.record, fields), (UserMetadata::of(id(3, 1)).id, expected));
     }
 
@@ -87,7 +88,12 @@ mod tests {
         let c = &mut fixture::library();
         let metadata = hex(UserMetadata::of(id(3, 1)).id);
         assert_eq!(of(c, id(3, 1)), Ok(None));
-        run(c, &format!("INSERT INTO user_metadata (id, target, notes, stamps, alive) VALUES ({metadata}, x'00', 'hm', x'', 1)"));
+        run(
+            c,
+            &format!(
+                "INSERT INTO user_metadata (id, target, notes, stamps, alive) VALUES ({metadata}, x'00', 'hm', x'', 1)"
+            ),
+        );
         let row = of(c, id(3, 1)).unwrap().unwrap();
         assert_eq!((row.notes.as_deref(), row.favorite, row.rating), (Some("hm"), false, None));
     }

@@ -72,8 +72,20 @@ pub(crate) mod fixture {
     pub(crate) fn library() -> SqliteConnection {
         let mut c = SqliteConnection::establish(":memory:").unwrap();
         starling_migrations::migrate(&mut c).unwrap();
-        run(&mut c, &format!("INSERT INTO device (id, owner, version, name) VALUES ({0}, {0}, 1, 'laptop')", hex(HERE.record())));
-        run(&mut c, &format!("INSERT INTO device (id, owner, version, name) VALUES ({0}, {0}, 1, 'desktop')", hex(THERE.record())));
+        run(
+            &mut c,
+            &format!(
+                "INSERT INTO device (id, owner, version, name) VALUES ({0}, {0}, 1, 'laptop')",
+                hex(HERE.record())
+            ),
+        );
+        run(
+            &mut c,
+            &format!(
+                "INSERT INTO device (id, owner, version, name) VALUES ({0}, {0}, 1, 'desktop')",
+                hex(THERE.record())
+            ),
+        );
         c
     }
 
@@ -134,7 +146,12 @@ pub(crate) mod fixture {
     pub(crate) fn tag(c: &mut SqliteConnection, id: RecordId, name: &str, alive: bool) {
         run(
             c,
-            &format!("INSERT INTO tag (id, name, stamps, alive) VALUES ({}, {}, x'', {})", hex(id), text(name), u8::from(alive)),
+            &format!(
+                "INSERT INTO tag (id, name, stamps, alive) VALUES ({}, {}, x'', {})",
+                hex(id),
+                text(name),
+                u8::from(alive)
+            ),
         );
     }
 

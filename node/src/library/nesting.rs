@@ -42,11 +42,15 @@ impl Nesting {
     /// Reads all edges between tags. The answer is the same on every device that has the same edges.
     pub(crate) fn load(c: &mut SqliteConnection) -> Result<Self, CliError> {
         let rows: Vec<EdgeRow> =
-            diesel::sql_query("SELECT parent, child, stamps FROM tag_relationship WHERE alive = 1 ORDER BY id").load(c)?;
+            diesel::sql_query("SELECT parent, child, stamps FROM tag_relationship WHERE alive = 1 ORDER BY id")
+                .load(c)?;
         let edges = rows.into_iter().filter_map(|row| {
-            let stamps: Option<Stamps> =
-                starling_schema::codec::decode::<Stamps, STAMPS_BYTES_MAX>(&row.stamps).ok();
-            Some(Edge { parent: row.parent?, child: row.child?, hlc: stamps.map_or(Hlc::MIN, |stamps| newest(&stamps)) })
+            let stamps: Option<Stamps> = starling_schema::codec::decode::<Stamps, STAMPS_BYTES_MAX>(&row.stamps).ok();
+            Some(Edge {
+                parent: row.parent?,
+                child: row.child?,
+                hlc: stamps.map_or(Hlc::MIN, |stamps| newest(&stamps)),
+            })
         });
         Ok(Self::of(edges.collect()))
     }

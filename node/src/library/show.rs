@@ -12,11 +12,11 @@ use starling_schema::models::Entry;
 use starling_schema::record::Stamps;
 
 use super::find::{kind_name, name_of};
+use super::metadata;
 use super::models::MODELS;
 use super::nesting::STAMPS_BYTES_MAX;
 use super::paths::Paths;
 use super::targets::{self, IdRange};
-use super::metadata;
 use crate::api::{Copy, EntryDetails, NamedRecord, RecordReply, StampRow, TargetText};
 use crate::error::{CliError, ErrorKind};
 
@@ -56,7 +56,11 @@ pub(crate) fn show(c: &mut SqliteConnection, here: DeviceId, target: &TargetText
             return record(c, spec, id);
         }
         if !candidates.is_empty() && target.path.is_none() {
-            return Err(targets::ambiguous("record", &target.text, candidates.iter().map(|(id, spec)| (*id, spec.name))));
+            return Err(targets::ambiguous(
+                "record",
+                &target.text,
+                candidates.iter().map(|(id, spec)| (*id, spec.name)),
+            ));
         }
     }
     let id = targets::entry(c, here, target)?;
@@ -67,7 +71,8 @@ pub(crate) fn show(c: &mut SqliteConnection, here: DeviceId, target: &TargetText
 
 /// The record of that id and model.
 fn record(c: &mut SqliteConnection, spec: &ModelSpec, id: RecordId) -> Result<RecordReply, CliError> {
-    let kept = if spec.ownership.is_shared() { "NULL AS owner, stamps, alive" } else { "owner, NULL AS stamps, 1 AS alive" };
+    let kept =
+        if spec.ownership.is_shared() { "NULL AS owner, stamps, alive" } else { "owner, NULL AS stamps, 1 AS alive" };
     let sql = format!("SELECT {kept}, {} AS fields FROM {} WHERE id = ?", json_of_columns(spec), spec.name);
     let row: Row = diesel::sql_query(sql).bind::<Binary, _>(id).get_result(c)?;
     let stamps = row.stamps.and_then(|bytes| starling_schema::codec::decode::<Stamps, STAMPS_BYTES_MAX>(&bytes).ok());
@@ -89,7 +94,9 @@ fn json_of_columns(spec: &ModelSpec) -> String {
         .columns
         .iter()
         .map(|column| match column.kind {
-            ColumnKind::Bytes | ColumnKind::Id => format!("'{0}', iif({0} IS NULL, NULL, lower(hex({0})))", column.name),
+            ColumnKind::Bytes | ColumnKind::Id => {
+                format!("'{0}', iif({0} IS NULL, NULL, lower(hex({0})))", column.name)
+            }
             _ => format!("'{0}', {0}", column.name),
         })
         .collect();
@@ -143,9 +150,8 @@ struct Named {
 }
 
 fn details(c: &mut SqliteConnection, id: RecordId) -> Result<EntryDetails, CliError> {
-    let place: Place = diesel::sql_query("SELECT owner, content_hash FROM entry WHERE id = ?")
-        .bind::<Binary, _>(id)
-        .get_result(c)?;
+    let place: Place =
+        diesel::sql_query("SELECT owner, content_hash FROM entry WHERE id = ?").bind::<Binary, _>(id).get_result(c)?;
     let tags: Vec<Named> = diesel::sql_query(
         "SELECT DISTINCT t.id AS id, t.name AS name FROM tag_assignment a JOIN tag t ON t.id = a.tag
          WHERE a.alive = 1 AND t.alive = 1 AND (a.entry = ? OR a.content_hash = ?) ORDER BY t.name, t.id",

@@ -107,9 +107,10 @@ pub(crate) fn check_name(noun: &str, name: Option<&str>) -> Result<(), CliError>
         Some(name) if name.trim().is_empty() => {
             Err(CliError::new(ErrorKind::Invalid, format!("a {noun} needs a name that is not empty")))
         }
-        Some(name) if name.chars().any(char::is_control) => {
-            Err(CliError::new(ErrorKind::Invalid, format!("the name {name:?} holds a line break or another control character")))
-        }
+        Some(name) if name.chars().any(char::is_control) => Err(CliError::new(
+            ErrorKind::Invalid,
+            format!("the name {name:?} holds a line break or another control character"),
+        )),
         _ => Ok(()),
     }
 }
@@ -147,7 +148,8 @@ pub(crate) async fn new(peer: &PeerHandle, said: TagFields) -> Result<TagRow, Cl
 pub(crate) async fn edit(peer: &PeerHandle, tag: String, said: TagFields) -> Result<TagRow, CliError> {
     let fields = fields(said)?;
     if fields.is_empty() {
-        return Err(CliError::new(ErrorKind::Usage, "nothing to change was given").hint("`starling tag edit --help` lists what can be"));
+        return Err(CliError::new(ErrorKind::Usage, "nothing to change was given")
+            .hint("`starling tag edit --help` lists what can be"));
     }
     let id = read(peer, move |c| named(c, targets::TAGS, &tag)).await?.id;
     commit(peer, vec![Write::patch(Tag::MODEL, id, fields)]).await?;
@@ -194,7 +196,8 @@ pub(crate) async fn assign(peer: &PeerHandle, call: TagAssign) -> Result<Assigne
         let mut assignments = Vec::with_capacity(wanted.len());
         for target in &wanted {
             let entry = targets::entry(c, here, target)?;
-            let target = if content { Target::Content(content_of(c, entry, &target.text)?) } else { Target::Entry(entry) };
+            let target =
+                if content { Target::Content(content_of(c, entry, &target.text)?) } else { Target::Entry(entry) };
             assignments.push((entry, TagAssignment::of(tag.id, &target)));
         }
         Ok((tag, assignments))

@@ -61,8 +61,12 @@ pub(crate) struct Names {
 pub(crate) const TAGS: Names =
     Names { table: "tag", noun: "tag", filter: "alive = 1", advice: "make it with `starling tag new`" };
 /// Tags that were deleted.
-pub(crate) const DELETED_TAGS: Names =
-    Names { table: "tag", noun: "deleted tag", filter: "alive = 0", advice: "`starling tag ls` lists those that are there" };
+pub(crate) const DELETED_TAGS: Names = Names {
+    table: "tag",
+    noun: "deleted tag",
+    filter: "alive = 0",
+    advice: "`starling tag ls` lists those that are there",
+};
 /// Collections that are there.
 pub(crate) const COLLECTIONS: Names = Names {
     table: "collection",
@@ -126,7 +130,9 @@ pub(crate) fn named(c: &mut SqliteConnection, names: Names, text: &str) -> Resul
     }
     match rows.pop() {
         Some(row) => Ok(row.into()),
-        None => Err(CliError::new(ErrorKind::NotFound, format!("no {noun} is named {text:?}, or has that id")).hint(advice)),
+        None => {
+            Err(CliError::new(ErrorKind::NotFound, format!("no {noun} is named {text:?}, or has that id")).hint(advice))
+        }
     }
 }
 
@@ -135,7 +141,8 @@ pub(crate) fn entry(c: &mut SqliteConnection, here: DeviceId, target: &TargetTex
     let text = &target.text;
     let by_id: Vec<NameRow> = match IdRange::parse(text) {
         Some(IdRange { low, high }) => {
-            let sql = format!("SELECT id, name FROM entry WHERE id BETWEEN ? AND ? ORDER BY id LIMIT {}", CANDIDATES_MAX + 1);
+            let sql =
+                format!("SELECT id, name FROM entry WHERE id BETWEEN ? AND ? ORDER BY id LIMIT {}", CANDIDATES_MAX + 1);
             diesel::sql_query(sql).bind::<Binary, _>(low).bind::<Binary, _>(high).load(c)?
         }
         None => Vec::new(),
