@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Collected, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -16,7 +16,7 @@ use crate::error::{CliError, ErrorDocument, ErrorKind};
 
 /// How long one answer may take. Joining waits for the network, and a commit for others before it; nothing takes
 /// longer than this unless the peer hangs.
-const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+const ANSWER_WITHIN: Duration = Duration::from_mins(2);
 
 /// The longest line of a stream: far above any event or report, and a bound for what is kept of a broken one.
 const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -37,7 +37,7 @@ impl Client {
     pub(crate) async fn call<C: Call>(&self, call: &C) -> Result<C::Reply, CliError> {
         let answer = async {
             let response = self.post(C::ROUTE, call).await?;
-            response.into_body().collect().await.map_err(|_| cut_off()).map(|body| body.to_bytes())
+            response.into_body().collect().await.map_err(|_| cut_off()).map(Collected::to_bytes)
         };
         let body = tokio::time::timeout(ANSWER_WITHIN, answer).await.map_err(|_| {
             let message = format!("the peer did not answer within {} s", ANSWER_WITHIN.as_secs());

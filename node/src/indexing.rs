@@ -1,6 +1,6 @@
 //! The door to the indexer: everything that the node asks of it goes through here.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use starling::PeerHandle;
 use starling_schema::ids::RecordId;
@@ -59,7 +59,7 @@ impl Indexing {
 
     /// Makes a folder a location, unless it is one already, and scans it.
     #[expect(clippy::unused_self, reason = "to be replaced by the indexer")]
-    pub(crate) fn add(&self, path: PathBuf) -> Scan {
+    pub(crate) fn add(&self, path: &Path) -> Scan {
         not_here(&format!("{} was not indexed", path.display()))
     }
 
@@ -70,13 +70,13 @@ impl Indexing {
     }
 
     /// Takes a location and its entries out of the library.
-    #[expect(clippy::unused_self, clippy::unused_async, reason = "to be replaced by the indexer")]
+    #[expect(clippy::unused_async, reason = "to be replaced by the indexer")]
     pub(crate) async fn remove(&self, location: RecordId) -> Result<(), CliError> {
         Err(CliError::new(ErrorKind::Failed, format!("{location} was not removed: this build has no indexer")))
     }
 
     /// Stops watching and scanning.
-    #[expect(clippy::unused_self, clippy::unused_async, reason = "to be replaced by the indexer")]
+    #[expect(clippy::unused_async, reason = "to be replaced by the indexer")]
     pub(crate) async fn stop(&self) {}
 }
 
@@ -84,6 +84,6 @@ fn not_here(what: &str) -> Scan {
     let (scan, Reports { progress, outcome }) = Scan::new();
     drop(progress);
     let error = CliError::new(ErrorKind::Failed, format!("{what}: this build has no indexer"));
-    if outcome.send(Err(error)).is_err() {}
+    outcome.send(Err(error)).ok();
     scan
 }

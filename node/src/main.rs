@@ -83,8 +83,9 @@ fn misused(arguments: &[OsString], error: &clap::Error) -> ExitCode {
         let global = Global { data: None, json: true, quiet: false, verbose: 0, color: When::Never };
         Output::new(&global)
             .error(&CliError::new(ErrorKind::Usage, message).hint("`starling --help` lists what there is"));
-    } else if error.print().is_err() {
-        // Nobody reads it.
+    } else {
+        // When it cannot be written there is nobody to tell.
+        error.print().ok();
     }
     ExitCode::from(if asked { 0 } else { ErrorKind::Usage.exit() })
 }

@@ -32,12 +32,12 @@ impl Output {
     }
 
     /// Prints a reply: as one JSON document, or as `human` puts it.
-    pub(crate) fn reply<T: Serialize>(&self, body: &T, human: impl FnOnce(&T) -> String) -> Result<(), CliError> {
+    pub(crate) fn reply<T: Serialize>(self, body: &T, human: impl FnOnce(&T) -> String) -> Result<(), CliError> {
         if self.json { self.json_line(&Document::of(body)) } else { self.text(&human(body)) }
     }
 
     /// Prints one line of JSON.
-    pub(crate) fn json_line<T: Serialize>(&self, document: &T) -> Result<(), CliError> {
+    pub(crate) fn json_line<T: Serialize>(self, document: &T) -> Result<(), CliError> {
         let line = serde_json::to_string(document)
             .map_err(|e| CliError::new(ErrorKind::Failed, format!("the answer cannot be written as JSON: {e}")))?;
         self.text(&line)
@@ -45,26 +45,26 @@ impl Output {
 
     /// Prints text and ends its line.
     #[expect(clippy::unused_self, reason = "printing goes through the one value that says how")]
-    pub(crate) fn text(&self, text: &str) -> Result<(), CliError> {
+    pub(crate) fn text(self, text: &str) -> Result<(), CliError> {
         let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
         write(&[text.as_bytes(), end.as_bytes()])
     }
 
     /// Prints bytes as they are.
     #[expect(clippy::unused_self, reason = "printing goes through the one value that says how")]
-    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), CliError> {
+    pub(crate) fn bytes(self, bytes: &[u8]) -> Result<(), CliError> {
         write(&[bytes])
     }
 
     /// Says something in passing, on standard error.
-    pub(crate) fn aside(&self, text: &str) {
+    pub(crate) fn aside(self, text: &str) {
         if !self.quiet {
             aside(text);
         }
     }
 
     /// Prints why a command failed, on standard error.
-    pub(crate) fn error(&self, error: &CliError) {
+    pub(crate) fn error(self, error: &CliError) {
         if error.kind == ErrorKind::Closed {
             return;
         }
@@ -82,7 +82,7 @@ impl Output {
 
     /// Rows under a header, as text.
     pub(crate) fn table<const N: usize>(
-        &self,
+        self,
         header: [&str; N],
         rows: impl IntoIterator<Item = [String; N]>,
     ) -> String {
@@ -118,7 +118,7 @@ fn write(parts: &[&[u8]]) -> Result<(), CliError> {
 
 /// Writes a line to standard error; when nobody can read that, there is nobody left to tell.
 pub(crate) fn aside(text: &str) {
-    if writeln!(io::stderr().lock(), "{text}").is_err() {}
+    writeln!(io::stderr().lock(), "{text}").ok();
 }
 
 /// Text with what would move a terminal's cursor made visible: names of files may hold anything.

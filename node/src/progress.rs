@@ -68,15 +68,13 @@ fn new_bar(expected: Option<u64>) -> ProgressBar {
 }
 
 fn sentence(progress: &Progress) -> String {
-    let mut text =
-        format!("{}: {}, {}", visible(&progress.path), progress.phase, count(progress.seen, "entry", "entries"));
-    if let Some(expected) = progress.expected {
-        text.push_str(&format!(" of {expected}"));
-    }
-    if progress.hashed > 0 {
-        text.push_str(&format!(", {} read", count(progress.hashed, "file", "files")));
-    }
-    text
+    let text = format!("{}: {}, {}", visible(&progress.path), progress.phase, count(progress.seen, "entry", "entries"));
+    let of = progress.expected.map_or_else(String::new, |expected| format!(" of {expected}"));
+    let read = match progress.hashed {
+        0 => String::new(),
+        hashed => format!(", {} read", count(hashed, "file", "files")),
+    };
+    format!("{text}{of}{read}")
 }
 
 #[cfg(test)]

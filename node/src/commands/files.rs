@@ -7,7 +7,7 @@ use starling_schema::models::EntryKind;
 use super::{Session, typed};
 use crate::api::{
     AddStream, Annotate, Entries, FindCall, LocationRemove, LocationRow, Locations, LocationsCall, MetadataRow,
-    RawPath, RecordReply, Remark, RescanStream, ScanLine, ShowCall,
+    NamedRecord, RawPath, RecordReply, Remark, RescanStream, ScanLine, ShowCall,
 };
 use crate::arguments::{Find, Kind};
 use crate::client::Lines;
@@ -120,11 +120,11 @@ fn listing(output: Output, found: &Entries) -> String {
         let modified = time(row.modified_at);
         [row.path.clone(), size(row.size), modified, row.device.clone(), row.tags.join(", "), row.id.to_string()]
     });
-    let mut text = output.table(["PATH", "SIZE", "MODIFIED", "DEVICE", "TAGS", "ID"], rows);
+    let table = output.table(["PATH", "SIZE", "MODIFIED", "DEVICE", "TAGS", "ID"], rows);
     if found.more {
-        text.push_str(&format!("\nand more than these {}: narrow the search, or raise --limit\n", found.entries.len()));
+        return format!("{table}\nand more than these {}: narrow the search, or raise --limit", found.entries.len());
     }
-    text
+    table
 }
 
 /// Shows one record.
@@ -135,45 +135,41 @@ pub(crate) async fn show(session: &Session, id: &str) -> Result<(), CliError> {
 
 fn described(output: Output, record: &RecordReply) -> String {
     let state = if record.alive { "" } else { " (deleted)" };
-    let mut text = format!("{} {}{state}\n", record.model, record.id);
     let rows = record.fields.iter().map(|(name, value)| {
         let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let written = record.stamps.get(name);
-        [
-            name.clone(),
-            shown,
-            written.map_or_else(String::new, |stamp| format!("{} by {}", time_of(stamp.at), stamp.device)),
-        ]
+        let written = written.map_or_else(String::new, |stamp| format!("{} by {}", time_of(stamp.at), stamp.device));
+        [name.clone(), shown, written]
     });
-    text.push_str(&output.table(["FIELD", "VALUE", "WRITTEN"], rows));
+    let mut lines = vec![
+        format!("{} {}{state}", record.model, record.id),
+        output.table(["FIELD", "VALUE", "WRITTEN"], rows),
+        record.owner.map_or_else(String::new, |owner| format!("owned by {owner}")),
+    ];
     if let Some(entry) = &record.entry {
-        let names = |records: &[crate::api::NamedRecord]| {
-            records.iter().map(|record| visible(&record.name)).collect::<Vec<_>>().join(", ")
-        };
-        text.push_str(&format!("\npath: {} on {}\n", visible(&entry.path), visible(&entry.device)));
-        text.push_str(&format!("tags: {}\ncollections: {}\n", names(&entry.tags), names(&entry.collections)));
-        if let Some(metadata) = &entry.metadata {
-            text.push_str(&annotated(metadata));
-        }
-        for copy in &entry.copies {
-            text.push_str(&format!("copy: {} on {} ({})\n", visible(&copy.path), visible(&copy.device), copy.id));
-        }
+        let names =
+            |records: &[NamedRecord]| records.iter().map(|record| visible(&record.name)).collect::<Vec<_>>().join(", ");
+        lines.push(format!("path: {} on {}", visible(&entry.path), visible(&entry.device)));
+        lines.push(format!("tags: {}", names(&entry.tags)));
+        lines.push(format!("collections: {}", names(&entry.collections)));
+        lines.extend(entry.metadata.as_ref().map(annotated));
+        let copies = entry.copies.iter();
+        lines.extend(
+            copies.map(|copy| format!("copy: {} on {} ({})", visible(&copy.path), visible(&copy.device), copy.id)),
+        );
     }
-    text
+    lines.retain(|line| !line.is_empty());
+    lines.join("\n")
 }
 
 fn annotated(metadata: &MetadataRow) -> String {
-    let mut text = String::new();
-    if let Some(notes) = &metadata.notes {
-        text.push_str(&format!("note: {}\n", visible(notes)));
-    }
-    if metadata.favorite {
-        text.push_str("favourite\n");
-    }
-    if let Some(rating) = metadata.rating {
-        text.push_str(&format!("rating: {rating} of 5\n"));
-    }
-    if text.is_empty() { "nothing is said of it any more\n".to_owned() } else { text }
+    let said = [
+        metadata.notes.as_ref().map(|notes| format!("note: {}", visible(notes))),
+        metadata.favorite.then(|| "favourite".to_owned()),
+        metadata.rating.map(|rating| format!("rating: {rating} of 5")),
+    ];
+    let lines: Vec<String> = said.into_iter().flatten().collect();
+    if lines.is_empty() { "no note, no mark and no rating".to_owned() } else { lines.join("\n") }
 }
 
 /// Writes a note.

@@ -11,8 +11,8 @@ use crate::output::{time_of, visible};
 pub(crate) async fn digest(session: &Session) -> Result<(), CliError> {
     let digest = session.peer.call(&DigestCall {}).await?;
     session.output.reply(&digest, |digest| {
-        let models: String = digest.models.iter().map(|(model, hash)| format!("{hash}  {model}\n")).collect();
-        format!("{}  all\n{models}", digest.all)
+        let models = digest.models.iter().map(|(model, hash)| format!("{hash}  {model}"));
+        std::iter::once(format!("{}  all", digest.all)).chain(models).collect::<Vec<_>>().join("\n")
     })
 }
 
@@ -39,23 +39,17 @@ pub(crate) async fn events(session: &Session, since: u64, follow: bool) -> Resul
 }
 
 fn sentence(event: &EventRow) -> String {
-    let mut text = format!("{} {}", event.cursor, event.kind.replace('_', " "));
+    let mut words = vec![event.cursor.to_string(), event.kind.replace('_', " ")];
     if event.kind == "gap" {
-        text.push_str(": what came before was dropped");
+        words.push("what came before was dropped".to_owned());
     }
-    if let Some(device) = event.device {
-        text.push_str(&format!(" {device}"));
-    }
-    if let Some(remote) = event.remote {
-        text.push_str(if remote { " by a peer:" } else { " here:" });
-    }
-    for record in event.records.iter().flatten() {
-        text.push_str(&format!(" {} {}", record.model, record.id));
-    }
+    words.extend(event.device.map(|device| device.to_string()));
+    words.extend(event.remote.map(|remote| if remote { "by a peer:" } else { "here:" }.to_owned()));
+    words.extend(event.records.iter().flatten().map(|record| format!("{} {}", record.model, record.id)));
     if event.truncated == Some(true) {
-        text.push_str(" and more");
+        words.push("and more".to_owned());
     }
-    text
+    words.join(" ")
 }
 
 /// Lists what lost.

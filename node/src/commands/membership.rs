@@ -1,5 +1,6 @@
 //! Pairing, who is there, and whether all is well.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
 use std::time::Duration;
 
@@ -72,23 +73,24 @@ pub(crate) async fn status(session: &Session) -> Result<(), CliError> {
 
 fn overview(output: Output, status: &StatusReply) -> String {
     let verdict = if status.verdict.in_sync { "in sync" } else { "not in sync" };
-    let mut text = format!("{verdict}: {}\n", visible(&status.verdict.reason));
     let state = status.library.state["name"].as_str().unwrap_or("unknown").replace('_', " ");
     let (device, library) = (visible(&status.device.name), visible(&status.library.name));
-    text.push_str(&format!("{device} ({}), library {library} ({}): {state}\n", status.device.id, status.library.id));
-    if !status.peers.is_empty() {
-        text.push_str(&format!("\n{}\n", peer_table(output, &status.peers)));
-    }
-    let listed = |rows: &std::collections::BTreeMap<String, u64>| {
-        let rows: Vec<String> =
-            rows.iter().map(|(name, number)| format!("{} {number}", name.replace('_', " "))).collect();
-        rows.join(", ")
+    let listed = |rows: &BTreeMap<String, u64>| {
+        let rows = rows.iter().map(|(name, number)| format!("{} {number}", name.replace('_', " ")));
+        rows.collect::<Vec<_>>().join(", ")
     };
-    text.push_str(&format!("\nwaiting: {}\n", listed(&status.queues)));
-    text.push_str(&format!("records: {}\n", listed(&status.counts)));
-    text.push_str(&format!("log: {}\n", listed(&status.log)));
-    text.push_str(&format!("listening: {}\n", status.listen.join(" ")));
-    text
+    let peers =
+        if status.peers.is_empty() { String::new() } else { format!("\n{}\n", peer_table(output, &status.peers)) };
+    [
+        format!("{verdict}: {}", visible(&status.verdict.reason)),
+        format!("{device} ({}), library {library} ({}): {state}", status.device.id, status.library.id),
+        peers,
+        format!("waiting: {}", listed(&status.queues)),
+        format!("records: {}", listed(&status.counts)),
+        format!("log: {}", listed(&status.log)),
+        format!("listening: {}", status.listen.join(" ")),
+    ]
+    .join("\n")
 }
 
 fn peer_table(output: Output, peers: &[PeerRow]) -> String {

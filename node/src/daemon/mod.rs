@@ -40,7 +40,8 @@ pub(crate) struct Node {
 /// The line that says that all is up.
 #[derive(Debug, Serialize)]
 struct Ready {
-    ready: bool,
+    #[serde(rename = "ready")]
+    is_up: bool,
     device: DeviceName,
     library: LibraryName,
     listen: Vec<String>,
@@ -128,7 +129,7 @@ fn folders(paths: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
 
 /// Indexes a folder beside everything else.
 fn index(node: &Node, path: PathBuf, output: Output) {
-    let scan = node.indexing.add(path.clone());
+    let scan = node.indexing.add(&path);
     actix::spawn(async move {
         let mut reporter = Reporter::new(output);
         if let Err(error) = scan.finish(async |progress| reporter.update(&progress)).await {
@@ -140,7 +141,7 @@ fn index(node: &Node, path: PathBuf, output: Output) {
 async fn say_ready(peer: &PeerHandle, page: Option<&Page>, output: Output) -> Result<(), CliError> {
     let status = peer.status().await?;
     let ready = Ready {
-        ready: true,
+        is_up: true,
         device: DeviceName { id: status.device.id, name: status.device.name },
         library: LibraryName { id: status.library.id, name: status.library.name },
         listen: status.listen,
@@ -149,12 +150,9 @@ async fn say_ready(peer: &PeerHandle, page: Option<&Page>, output: Output) -> Re
     if output.json {
         return output.json_line(&Document::of(&ready));
     }
-    let mut line =
-        format!("ready: {} ({}) keeps the library {}", ready.device.name, ready.device.id, ready.library.name);
-    if let Some(url) = &ready.http {
-        line.push_str(&format!(", status at {url}"));
-    }
-    output.text(&line)
+    let page = ready.http.as_ref().map_or_else(String::new, |url| format!(", status at {url}"));
+    let Ready { device, library, .. } = &ready;
+    output.text(&format!("ready: {} ({}) keeps the library {}{page}", device.name, device.id, library.name))
 }
 
 /// Ends in order, but not later than promised; a second signal ends at once.
@@ -187,7 +185,7 @@ mod tests {
     #[test]
     fn the_ready_line_has_the_shape_that_scripts_wait_for() {
         let ready = Ready {
-            ready: true,
+            is_up: true,
             device: DeviceName { id: starling_schema::ids::DeviceId::MIN, name: "laptop".to_owned() },
             library: LibraryName { id: starling_schema::ids::LibraryId::MIN, name: "home".to_owned() },
             listen: vec!["/ip4/127.0.0.1/tcp/1".to_owned()],

@@ -94,7 +94,8 @@ fn render(status: &StatusReply) -> String {
             let (name, state) = (escaped(&peer.name), escaped(&peer.state));
             format!("<tr><td>{name}<td>{state}<td>{}<td>{}</tr>", peer.behind_us, peer.behind_them)
         })
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=5><title>Starling</title>\
          <style>body{{font:16px sans-serif;margin:2em auto;max-width:50em}}td,th{{padding:.2em 1em;text-align:left}}</style>\

@@ -65,7 +65,7 @@ async fn add(node: web::Data<Node>, call: web::Json<AddStream>) -> HttpResponse 
         return failed(CliError::new(ErrorKind::Invalid, "the path is not readable"));
     };
     let path = PathBuf::from(OsStr::from_bytes(&bytes));
-    report(node.get_ref().clone(), node.indexing.add(path))
+    report(node.get_ref().clone(), node.indexing.add(&path))
 }
 
 async fn rescan(node: web::Data<Node>, call: web::Json<RescanStream>) -> HttpResponse {
@@ -144,7 +144,7 @@ async fn send_file(sender: &LineSender, mut file: tokio::fs::File) {
             }
             Err(error) => {
                 // The reader sees the answer break off.
-                if sender.send(Err(error)).await.is_err() {}
+                sender.send(Err(error)).await.ok();
                 return;
             }
         };

@@ -17,7 +17,7 @@ use crate::output::Output;
 use crate::signals::Signals;
 
 /// How long the whole demonstration may take: several times what a folder of a million files needs.
-const ALL_WITHIN: Duration = Duration::from_secs(15 * 60);
+const ALL_WITHIN: Duration = Duration::from_mins(15);
 
 /// Where the demonstration takes place.
 #[derive(Debug)]
@@ -89,15 +89,15 @@ pub(crate) async fn run(demo: Demo, output: Output) -> Result<(), CliError> {
 }
 
 fn verdict(report: &Report) -> String {
-    let mut text: String =
-        report.digests.iter().map(|digest| format!("  {}  {}\n", digest.all, digest.device)).collect();
+    let mut lines: Vec<String> =
+        report.digests.iter().map(|digest| format!("  {}  {}", digest.all, digest.device)).collect();
     let seconds = format!("{}.{} s", report.total_ms / 1000, report.total_ms % 1000 / 100);
-    if report.equal {
-        text.push_str(&format!("all {} devices hold the same library ({seconds})", report.peers));
+    lines.push(if report.equal {
+        format!("all {} devices hold the same library ({seconds})", report.peers)
     } else {
-        text.push_str(&format!("the {} devices do not hold the same library ({seconds})", report.peers));
-    }
-    text
+        format!("the {} devices do not hold the same library ({seconds})", report.peers)
+    });
+    lines.join("\n")
 }
 
 impl Stage {

@@ -15,7 +15,7 @@ use crate::data_directory::DataDirectory;
 use crate::error::{CliError, ErrorKind};
 
 /// How long a peer may take to say that it is ready, joining included.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_mins(1);
 
 /// How long a peer may take to end in order before it is killed: what it promises, and a second.
 const END_WITHIN: Duration = Duration::from_secs(6);
@@ -97,14 +97,12 @@ impl DemoPeer {
         {
             tracing::debug!(%error, peer = %self.name, "the peer could not be told to end");
         }
-        match tokio::time::timeout(END_WITHIN, child.wait()).await {
-            Ok(status) => status.map_err(failed).map(|_| started.elapsed()),
-            Err(_) => {
-                child.kill().await.map_err(failed)?;
-                let message = format!("the peer {} did not end within {} s", self.name, END_WITHIN.as_secs());
-                Err(CliError::new(ErrorKind::Failed, message))
-            }
+        if let Ok(status) = tokio::time::timeout(END_WITHIN, child.wait()).await {
+            return status.map_err(failed).map(|_| started.elapsed());
         }
+        child.kill().await.map_err(failed)?;
+        let message = format!("the peer {} did not end within {} s", self.name, END_WITHIN.as_secs());
+        Err(CliError::new(ErrorKind::Failed, message))
     }
 
     /// The last lines that it logged, if there are any.
@@ -138,7 +136,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let peer = DemoPeer::new(place.path(), 1);
         assert_eq!((peer.name(), peer.log_tail()), ("B", None));
-        std::fs::write(&peer.log, (0..20).map(|n| format!("line {n}\n")).collect::<String>()).unwrap();
+        std::fs::write(&peer.log, (0..20).map(|n| format!("line {n}\n")).collect::<Vec<_>>().concat()).unwrap();
         assert!(peer.log_tail().unwrap().starts_with("line 10\n"));
     }
 }

@@ -18,7 +18,7 @@ use crate::output::{count, size};
 use crate::progress::Reporter;
 
 /// How long the peers may take to agree after a change.
-const AGREE_WITHIN: Duration = Duration::from_secs(60);
+const AGREE_WITHIN: Duration = Duration::from_mins(1);
 
 /// How often it is looked whether they do.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -217,7 +217,7 @@ async fn part_and_meet(stage: &mut Stage, entry: &EntryRow) -> Result<(), CliErr
     a.call(&Annotate { target: by_id(entry.id), remark: Remark::Note(format!("written while {name} was away")) })
         .await?;
     // With two peers the one that is away is B, and A does all there is to do.
-    let other = if last == 1 { 0 } else { 1 };
+    let other = usize::from(last != 1);
     let b = client(stage, other)?;
     let fields = CollectionFields { name: Some("favourites of the demo".to_owned()), ..CollectionFields::default() };
     let collection = b.call(&CollectionNew { fields }).await?.id.to_string();

@@ -10,7 +10,7 @@ use starling_schema::models::{
 use starling_schema::value::Value;
 
 /// Every model that this build knows, those that people ask for most first.
-pub(crate) const MODELS: [ModelSpec; 11] = [
+pub(crate) static MODELS: [ModelSpec; 11] = [
     Entry::SPEC,
     Tag::SPEC,
     Collection::SPEC,
@@ -26,8 +26,7 @@ pub(crate) const MODELS: [ModelSpec; 11] = [
 
 /// The model of that number.
 pub(crate) fn model(id: ModelId) -> Option<&'static ModelSpec> {
-    static SPECS: [ModelSpec; 11] = MODELS;
-    SPECS.iter().find(|spec| spec.id == id)
+    MODELS.iter().find(|spec| spec.id == id)
 }
 
 /// What people call a model, known or not.
@@ -54,7 +53,7 @@ mod tests {
 
     #[test]
     fn models_are_found_by_number_and_unknown_ones_are_named() {
-        for spec in MODELS {
+        for spec in &MODELS {
             assert_eq!(model_name(spec.id), spec.name);
         }
         assert_eq!(model_name(999), "model 999");

@@ -45,8 +45,7 @@ struct IdRow {
 pub(crate) fn show(c: &mut SqliteConnection, here: DeviceId, target: &TargetText) -> Result<RecordReply, CliError> {
     if let Some(range) = IdRange::parse(&target.text) {
         let mut candidates: Vec<(RecordId, &'static ModelSpec)> = Vec::new();
-        static SPECS: [ModelSpec; 11] = MODELS;
-        for spec in &SPECS {
+        for spec in &MODELS {
             let sql = format!("SELECT id FROM {} WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 11", spec.name);
             let rows: Vec<IdRow> =
                 diesel::sql_query(sql).bind::<Binary, _>(range.low).bind::<Binary, _>(range.high).load(c)?;
