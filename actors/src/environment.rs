@@ -1,0 +1,119 @@
+//! Where wall time, randomness and ids come from, and on which threads actors live: the only source of each.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rand::{Rng, RngCore, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+use starling_schema::ids::RecordId;
+use uuid::Uuid;
+
+/// A wall clock in milliseconds since 1970. It may jump either way.
+pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Which threads the actors of a peer live on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Placement {
+    /// The store, the readers, the network and the protocol each on threads of their own.
+    Threads {
+        /// How many read-only connections, each on its own thread.
+        readers: usize,
+    },
+    /// Everything on the calling thread, for tests under virtual time.
+    OneThread,
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self::Threads { readers: 2 }
+    }
+}
+
+/// Time, randomness and placement of one peer.
+#[derive(Clone)]
+pub struct Environment {
+    wall: WallClock,
+    random: Arc<Mutex<ChaCha12Rng>>,
+    /// Which threads the actors live on.
+    pub placement: Placement,
+}
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Environment").field("placement", &self.placement).finish_non_exhaustive()
+    }
+}
+
+impl Environment {
+    /// The machine's clock and its randomness, actors on several threads.
+    #[must_use]
+    pub fn system() -> Self {
+        Self {
+            wall: Arc::new(system_wall_ms),
+            random: Arc::new(Mutex::new(ChaCha12Rng::from_os_rng())),
+            placement: Placement::default(),
+        }
+    }
+
+    /// Everything from a seed and a given clock, on one thread: the same run every time.
+    #[must_use]
+    pub fn simulated(seed: u64, wall: WallClock) -> Self {
+        Self {
+            wall,
+            random: Arc::new(Mutex::new(ChaCha12Rng::seed_from_u64(seed))),
+            placement: Placement::OneThread,
+        }
+    }
+
+    /// Milliseconds since 1970 by this device's clock.
+    #[must_use]
+    pub fn wall_ms(&self) -> u64 {
+        (self.wall)()
+    }
+
+    /// Fills `N` bytes with randomness fit for keys.
+    #[must_use]
+    pub fn random_bytes<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.random.lock().fill_bytes(&mut bytes);
+        bytes
+    }
+
+    /// A fraction in `0.0..1.0`, for jitter.
+    #[must_use]
+    pub fn fraction(&self) -> f64 {
+        self.random.lock().random()
+    }
+
+    /// A new record id that sorts by time (UUIDv7).
+    #[must_use]
+    pub fn new_id(&self) -> RecordId {
+        let random: [u8; 10] = self.random_bytes();
+        RecordId(uuid::Builder::from_unix_timestamp_millis(self.wall_ms(), &random).into_uuid())
+    }
+
+    /// `count` new record ids, ascending: ids made in bulk insert fastest in order.
+    #[must_use]
+    pub fn new_ids(&self, count: usize) -> Vec<RecordId> {
+        let wall_ms = self.wall_ms();
+        let mut ids: Vec<Uuid> = {
+            let mut random = self.random.lock();
+            let mut bytes = [0; 10];
+            (0..count)
+                .map(|_| {
+                    random.fill_bytes(&mut bytes);
+                    uuid::Builder::from_unix_timestamp_millis(wall_ms, &bytes).into_uuid()
+                })
+                .collect()
+        };
+        ids.sort_unstable();
+        ids.into_iter().map(RecordId).collect()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the time source")]
+fn system_wall_ms() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
