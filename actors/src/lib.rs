@@ -4,3 +4,4 @@ pub mod api;
 pub mod environment;
 pub mod network;
 pub mod status;
+pub use api::*;
