@@ -1,1 +1,2 @@
+mod indexer;
 fn main(){}
