@@ -1,6 +1,6 @@
 //! What the indexer reads from and writes to the library: this device's own locations and entries, no one else's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -106,7 +106,7 @@ pub(crate) struct Neighbourhood {
     pub(crate) directories: Vec<TouchedDirectory>,
     /// What they hold, one level deep.
     pub(crate) children: Vec<Known>,
-    /// The paths that the library does not know.
+    /// The paths that the library does not know. The nearest directory above each that it knows is among the others.
     pub(crate) unknown: Vec<PathBuf>,
 }
 
@@ -191,9 +191,9 @@ impl Catalogue {
     }
 
     /// All locations of this device, in the order that they were added.
-    pub(crate) async fn locations(&self, data: &Path, stop: &Stop) -> Result<Vec<OwnLocation>, IndexError> {
+    pub(crate) async fn locations(&self, stop: &Stop) -> Result<Vec<OwnLocation>, IndexError> {
         let owner = self.device();
-        self.query(data, stop, move |connection| {
+        self.query(Path::new("all locations"), stop, move |connection| {
             let rows: Vec<LocationRow> = location::table
                 .filter(location::owner.eq(owner))
                 .select(LocationRow::as_select())
@@ -241,14 +241,19 @@ impl Catalogue {
         let (owner, at_copy) = (self.device(), at.clone());
         self.query(&at.path, stop, move |connection| {
             let mut neighbourhood = Neighbourhood::default();
-            let mut seen = HashMap::new();
+            let (mut seen, mut taken) = (HashMap::new(), HashSet::new());
             for path in paths {
-                match directory_at(connection, owner, &at_copy, &path, &mut seen)? {
-                    Some(row) => {
-                        neighbourhood.children.extend(children(connection, owner, row.id)?);
-                        neighbourhood.directories.push(TouchedDirectory { path, row });
+                for above in path.ancestors().take_while(|above| above.starts_with(&at_copy.path)) {
+                    if let Some(row) = directory_at(connection, owner, &at_copy, above, &mut seen)? {
+                        if taken.insert(row.id) {
+                            neighbourhood.children.extend(children(connection, owner, row.id)?);
+                            neighbourhood.directories.push(TouchedDirectory { path: above.to_owned(), row });
+                        }
+                        break;
                     }
-                    None => neighbourhood.unknown.push(path),
+                    if above == path {
+                        neighbourhood.unknown.push(path.clone());
+                    }
                 }
             }
             Ok(neighbourhood)

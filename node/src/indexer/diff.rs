@@ -121,6 +121,11 @@ impl Diff {
         std::mem::take(&mut self.fresh_directories)
     }
 
+    /// Whether only some directories are compared.
+    pub(crate) fn is_targeted(&self) -> bool {
+        self.frame.targeted
+    }
+
     /// By how much the location has grown or shrunk so far.
     pub(crate) fn growth(&self) -> Totals {
         self.growth
@@ -129,6 +134,11 @@ impl Diff {
     /// What was done so far.
     pub(crate) fn report(&self) -> &ScanReport {
         &self.report
+    }
+
+    /// Whether a known directory was found again so far.
+    pub(crate) fn has_seen(&self, directory: RecordId) -> bool {
+        self.known.directory(directory).is_some_and(|at| self.fates[at] == Fate::Seen)
     }
 
     /// The known entries that are not gone.

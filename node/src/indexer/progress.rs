@@ -124,6 +124,11 @@ impl Board {
         });
     }
 
+    /// What a person should know of a location.
+    pub(crate) fn problem(&self, location: RecordId) -> Option<String> {
+        self.0.borrow().get(&location).and_then(|progress| progress.problem.clone())
+    }
+
     /// Takes a location off.
     pub(crate) fn remove(&self, location: RecordId) {
         self.0.send_modify(|snapshot| drop(snapshot.remove(&location)));
