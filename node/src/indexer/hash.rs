@@ -13,6 +13,7 @@ use super::catalogue::{Catalogue, OwnLocation, Unhashed};
 use super::error::IndexError;
 use super::keeper::Order;
 use super::names;
+use super::progress::Board;
 use super::stop::Stop;
 
 /// How much is read at once: enough for a disk to run at full speed, small enough to stop within milliseconds.
@@ -57,7 +58,7 @@ pub(crate) struct HashedFile {
 }
 
 /// Works through requests until told to stop. What is unhashed then is found again at the next start.
-pub(crate) async fn run(catalogue: Catalogue, mut requests: mpsc::Receiver<HashRequest>, stop: Stop) {
+pub(crate) async fn run(catalogue: Catalogue, board: Board, mut requests: mpsc::Receiver<HashRequest>, stop: Stop) {
     let (jobs, job_inbox) = mpsc::channel(1);
     let (results, result_inbox) = mpsc::channel(HASHES_WAITING_MAX);
     let thread_stop = stop.clone();
@@ -75,9 +76,12 @@ pub(crate) async fn run(catalogue: Catalogue, mut requests: mpsc::Receiver<HashR
         if let Some(mut task) = stack.pop() {
             match hasher.page(&mut task).await {
                 Ok(true) => stack.push(task),
-                Ok(false) => {}
+                Ok(false) => board.end_hashing(task.request.at.id),
                 Err(IndexError::Stopped) if stop.is_set() => return,
-                Err(error) => tracing::warn!(%error, "hashing stopped until the next scan"),
+                Err(error) => {
+                    tracing::warn!(%error, "hashing stopped until the next scan");
+                    board.end_hashing(task.request.at.id);
+                }
             }
             continue;
         }

@@ -52,6 +52,8 @@ pub(crate) struct Keeper {
     hasher: Option<mpsc::Sender<HashRequest>>,
     touched: Touched,
     watch: Option<Watch>,
+    /// Why there is no watch though there should be.
+    unwatched: Option<String>,
     last: ScanResult,
     next_scan: Option<Instant>,
 }
@@ -72,6 +74,7 @@ impl Keeper {
             hasher,
             touched: Touched::new(),
             watch: None,
+            unwatched: None,
             last: Err(IndexError::Stopped),
             next_scan: None,
         };
@@ -119,8 +122,8 @@ impl Keeper {
             self.start_watch().await;
         }
         self.touched.take();
-        let unwatched = self.watch_problem();
-        self.last = self.scanner.full(&mut self.at).await;
+        let result = self.scanner.full(&mut self.at).await;
+        let before = std::mem::replace(&mut self.last, result);
         self.scanner.board.end(self.at.id, &self.last);
         self.next_scan = match &self.last {
             Ok(_) if self.watch.is_some() || !self.scanner.options.watch => None,
@@ -130,9 +133,7 @@ impl Keeper {
         };
         match &self.last {
             Ok(report) => {
-                if let Some(problem) = unwatched {
-                    self.scanner.board.update(self.at.id, |progress| progress.problem = Some(problem));
-                }
+                self.scanner.board.update(self.at.id, |progress| progress.problem.clone_from(&self.unwatched));
                 if report.errors > 0 {
                     tracing::warn!(path = %self.at.path.display(), errors = report.errors, "some paths cannot be read");
                 }
@@ -141,7 +142,9 @@ impl Keeper {
             Err(error) => {
                 // A watch on a folder that is gone sees nothing when it comes back.
                 self.watch = None;
-                self.report(error, "scan failed");
+                if before != self.last {
+                    self.report(error, "scan failed");
+                }
             }
         }
     }
@@ -184,20 +187,20 @@ impl Keeper {
             started = start => started,
         };
         match started {
-            Ok(Ok(watch)) => self.watch = Some(watch),
+            Ok(Ok(watch)) => {
+                self.watch = Some(watch);
+                self.unwatched = None;
+            }
             Ok(Err(problem)) => {
-                if self.scanner.board.problem(self.at.id).as_ref() != Some(&problem) && self.at.path.is_dir() {
+                // Of a folder that is not there, the scan says so.
+                if self.unwatched.as_ref() != Some(&problem) && self.at.path.is_dir() {
                     tracing::warn!("{problem}");
                 }
-                self.scanner.board.update(self.at.id, |progress| progress.problem = Some(problem));
+                self.unwatched = Some(problem);
             }
+            // The runtime is shutting down.
             Err(_) => {}
         }
-    }
-
-    /// Why the location is not watched, to be shown again after a scan has wiped its progress.
-    fn watch_problem(&self) -> Option<String> {
-        if self.watch.is_some() { None } else { self.scanner.board.problem(self.at.id) }
     }
 
     fn ask_for_hashes(&self) {

@@ -101,9 +101,23 @@ impl Board {
         self.0.subscribe()
     }
 
-    /// Changes a location's progress.
+    /// Puts a location up, or begins anew with one that is there.
+    pub(crate) fn put_up(&self, location: RecordId) {
+        self.0.send_modify(|snapshot| drop(snapshot.insert(location, Progress::default())));
+    }
+
+    /// Changes a location's progress. One that was taken off stays off: late news of it are no news.
     pub(crate) fn update(&self, location: RecordId, change: impl FnOnce(&mut Progress)) {
-        self.0.send_modify(|snapshot| change(snapshot.entry(location).or_default()));
+        self.0.send_if_modified(|snapshot| snapshot.get_mut(&location).map(change).is_some());
+    }
+
+    /// Notes that nothing of a location is left to hash.
+    pub(crate) fn end_hashing(&self, location: RecordId) {
+        self.update(location, |progress| {
+            if progress.phase == Phase::Hashing {
+                progress.phase = Phase::Idle;
+            }
+        });
     }
 
     /// Starts the counts of a new scan.
@@ -124,11 +138,6 @@ impl Board {
         });
     }
 
-    /// What a person should know of a location.
-    pub(crate) fn problem(&self, location: RecordId) -> Option<String> {
-        self.0.borrow().get(&location).and_then(|progress| progress.problem.clone())
-    }
-
     /// Takes a location off.
     pub(crate) fn remove(&self, location: RecordId) {
         self.0.send_modify(|snapshot| drop(snapshot.remove(&location)));
@@ -143,6 +152,7 @@ mod tests {
     fn a_new_scan_starts_its_counts_anew_but_keeps_what_was_hashed() {
         let board = Board::new();
         let location = RecordId::MIN;
+        board.put_up(location);
         board.update(location, |progress| {
             progress.files_seen = 7;
             progress.hashed = 3;
@@ -155,11 +165,21 @@ mod tests {
     #[test]
     fn an_absent_location_says_why() {
         let board = Board::new();
+        board.put_up(RecordId::MIN);
         let error = IndexError::Absent { path: "/mnt/a".into(), reason: "nothing is mounted".to_owned() };
         board.end(RecordId::MIN, &Err(error));
         let snapshot = board.view().borrow().clone();
         let progress = &snapshot[&RecordId::MIN];
         assert_eq!(progress.phase, Phase::Absent);
         assert_eq!(progress.problem.as_deref(), Some("the location /mnt/a is not there: nothing is mounted"));
+    }
+
+    #[test]
+    fn late_news_of_a_removed_location_do_not_bring_it_back() {
+        let board = Board::new();
+        board.put_up(RecordId::MIN);
+        board.remove(RecordId::MIN);
+        board.update(RecordId::MIN, |progress| progress.hashed = 1);
+        assert!(board.view().borrow().is_empty());
     }
 }

@@ -68,7 +68,7 @@ impl Service {
         let locations = catalogue.locations(&stop).await?;
         let hasher = options.hash.then(|| {
             let (requests, inbox) = mpsc::channel(REQUESTS_WAITING_MAX);
-            (requests, actix::spawn(hash::run(catalogue.clone(), inbox, stop.clone())))
+            (requests, actix::spawn(hash::run(catalogue.clone(), board.clone(), inbox, stop.clone())))
         });
         let mut service = Self {
             catalogue,
@@ -110,7 +110,7 @@ impl Service {
 
     fn keep(&mut self, at: OwnLocation) {
         let (stop_source, stop) = StopSource::new();
-        self.board.update(at.id, |progress| progress.phase = Phase::Waiting);
+        self.board.put_up(at.id);
         let scanner = Scanner {
             catalogue: self.catalogue.clone(),
             options: self.options.clone(),
