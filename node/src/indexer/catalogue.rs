@@ -12,13 +12,13 @@ use starling_schema::change::Write;
 use starling_schema::ids::{DeviceId, RecordId};
 use starling_schema::models::EntryKind;
 
+use self::tables::{entry, location};
 use super::error::IndexError;
 use super::facts::Facts;
 use super::known::{DEPTH_MAX, Known};
 use super::names;
 use super::rows::Totals;
 use super::stop::Stop;
-use self::tables::{entry, location};
 
 /// How long to wait when the peer has too much to write or to read: about the time of one commit.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);

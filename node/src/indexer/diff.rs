@@ -70,6 +70,7 @@ pub(crate) struct Diff {
     /// Something could not be read and we do not know what: then nothing counts as gone.
     blind: bool,
     fresh_directories: Vec<PathBuf>,
+    moved_directories: Vec<RecordId>,
     growth: Totals,
     report: ScanReport,
 }
@@ -105,6 +106,7 @@ impl Diff {
             unread: Vec::new(),
             blind: false,
             fresh_directories: Vec::new(),
+            moved_directories: Vec::new(),
             growth: Totals::default(),
             report: ScanReport::default(),
         }
@@ -116,14 +118,14 @@ impl Diff {
         self.directories.insert(path, id);
     }
 
-    /// Directories that were new since the last call, for a walk that did not enter them.
-    pub(crate) fn take_fresh_directories(&mut self) -> Vec<PathBuf> {
-        std::mem::take(&mut self.fresh_directories)
+    /// Directories that moved. What they hold may have changed on the way, and is to be known to the comparison.
+    pub(crate) fn moved_directories(&self) -> &[RecordId] {
+        &self.moved_directories
     }
 
-    /// Whether only some directories are compared.
-    pub(crate) fn is_targeted(&self) -> bool {
-        self.frame.targeted
+    /// Directories that were new or moved since the last call, for a walk that did not enter them.
+    pub(crate) fn take_fresh_directories(&mut self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.fresh_directories)
     }
 
     /// By how much the location has grown or shrunk so far.
@@ -180,6 +182,10 @@ impl Diff {
         }
         if let Some(at) = self.moved_directory(&found, world.inode_at) {
             self.report.moved += 1;
+            if self.frame.targeted {
+                self.moved_directories.push(self.known.row(at).id);
+                self.fresh_directories.push(found.path.clone());
+            }
             return self.write_over(at, Some(parent), &found);
         }
         if !is_directory && self.candidates(&found).next().is_some() {

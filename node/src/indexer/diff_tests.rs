@@ -25,8 +25,7 @@ fn id(text: &str) -> RecordId {
 
 fn found(path: &str, inode: i64, kind: EntryKind) -> Found {
     let size = (kind == EntryKind::File).then_some(10);
-    let facts =
-        Facts { kind, size, created_ms: None, modified_ms: Some(1_000), mode: Some(0o644), inode: Some(inode) };
+    let facts = Facts { kind, size, created_ms: None, modified_ms: Some(1_000), mode: Some(0o644), inode: Some(inode) };
     Found { path: path.into(), facts, device: DEVICE }
 }
 
@@ -72,8 +71,7 @@ impl Library {
 
     fn scan(&mut self, finds: Vec<Found>, troubles: Vec<Trouble>) -> ScanReport {
         let root: PathBuf = "/l".into();
-        let frame =
-            Frame { location: id("location"), root_id: id("root"), root, device: DEVICE, targeted: false };
+        let frame = Frame { location: id("location"), root_id: id("root"), root, device: DEVICE, targeted: false };
         let mut diff = Diff::new(frame, self.known());
         let inodes: HashMap<PathBuf, i64> =
             finds.iter().map(|found| (found.path.clone(), found.facts.inode.unwrap())).collect();

@@ -68,8 +68,7 @@ impl Facts {
             && self.inode == other.inode
             && self.kind == other.kind
             && born_alike
-            && (self.kind == EntryKind::Directory
-                || (self.size, self.modified_ms) == (other.size, other.modified_ms))
+            && (self.kind == EntryKind::Directory || (self.size, self.modified_ms) == (other.size, other.modified_ms))
     }
 
     /// What the entry adds to its location's byte size.

@@ -11,7 +11,8 @@ use super::error::IndexError;
 use super::hash::{HashRequest, HashedFile};
 use super::progress::{Phase, ScanReport};
 use super::rows;
-use super::scan::{Scanner, Targeted};
+use super::scan::Scanner;
+use super::targeted::Targeted;
 use super::watch::{Touched, TouchedSet, Watch};
 
 /// How often a location that cannot be watched is scanned: changes show within minutes, and the disk mostly rests.
@@ -157,7 +158,7 @@ impl Keeper {
             if everything || waiting.is_empty() {
                 break;
             }
-            match self.scanner.targeted(&mut self.at, waiting).await {
+            match self.scanner.targeted(&mut self.at, waiting, &self.touched).await {
                 Ok(Targeted::Done(report, later)) => {
                     if report.created + report.changed > 0 {
                         self.ask_for_hashes();
@@ -179,8 +180,7 @@ impl Keeper {
         if !self.scanner.options.watch {
             return;
         }
-        let (root, exclude, touched) =
-            (self.at.path.clone(), self.scanner.options.data.clone(), self.touched.clone());
+        let (root, exclude, touched) = (self.at.path.clone(), self.scanner.options.data.clone(), self.touched.clone());
         let start = tokio::task::spawn_blocking(move || Watch::start(&root, exclude, touched));
         let started = tokio::select! {
             () = self.scanner.stop.wait() => return,

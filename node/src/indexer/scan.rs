@@ -1,6 +1,5 @@
 //! Runs scans: walks a location, compares, and commits what differs in bounded batches.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use super::IndexOptions;
 use super::catalogue::{Catalogue, OwnLocation};
-use super::diff::{Diff, Frame, World};
+use super::diff::{Diff, Frame, Settled, World};
 use super::error::IndexError;
 use super::facts::Facts;
 use super::known::{Known, KnownSet};
@@ -46,15 +45,6 @@ pub(crate) struct Scanner {
     pub(crate) stop: Stop,
 }
 
-/// What a scan of some directories came to.
-#[derive(Debug)]
-pub(crate) enum Targeted {
-    /// Done, except for these paths: they make sense only now that the rest is committed.
-    Done(ScanReport, Vec<PathBuf>),
-    /// The library does not know the location's root yet: scan all of it.
-    NeedsFullScan,
-}
-
 impl Scanner {
     /// Compares a whole location with its folder. The totals of `at` follow what was committed.
     ///
@@ -78,7 +68,8 @@ impl Scanner {
             return Err(IndexError::Absent { path: at.path.clone(), reason: presence::REPLACED.to_owned() });
         }
         self.board.update(at.id, |progress| progress.phase = Phase::Settling);
-        run.settle(&mut diff).await?;
+        let settled = run.settle(&mut diff);
+        run.commit_settled(settled).await?;
         let report = run.report(&diff);
         let mut after = before;
         after += diff.growth();
@@ -92,67 +83,22 @@ impl Scanner {
         Ok(report)
     }
 
-    /// Compares some directories of a location, one level deep, and all of those that turn out to be new.
-    ///
-    /// # Errors
-    /// As for [`Scanner::full`].
-    pub(crate) async fn targeted(&self, at: &mut OwnLocation, touched: Vec<PathBuf>) -> Result<Targeted, IndexError> {
-        let _turn = self.turn().await?;
-        let presence = self.presence(at).await?;
-        let existing = self.blocking(at, move |at| presence::existing_directories(&at.path, touched)).await?;
-        let near = self.catalogue.neighbourhood(at, existing, &self.stop).await?;
-        if near.directories.is_empty() {
-            return Ok(Targeted::NeedsFullScan);
-        }
-        presence.check_not_emptied(at, near.directories.iter().map(|directory| &directory.row).chain(&near.children))?;
-        let mut diff = Diff::new(self.frame(at, presence, true), known_once(&near.directories, near.children));
-        for directory in &near.directories {
-            if let (Some(above), Some(parent)) = (directory.path.parent(), directory.row.parent) {
-                diff.place_directory(above.to_owned(), parent);
-            }
-            diff.place_directory(directory.path.clone(), directory.row.id);
-        }
-        let mut run = self.run(at);
-        let mut later = Vec::new();
-        for directory in &near.directories {
-            run.compare(self.plan(&directory.path, Some(1)), &mut diff).await?;
-            if !diff.has_seen(directory.row.id) {
-                // It went while we looked, perhaps to another name. What holds it knows more.
-                diff.note_trouble(walk::Trouble { path: Some(directory.path.clone()), reason: String::new() });
-                later.extend(directory.path.parent().map(Path::to_owned));
-            }
-        }
-        let walked = run.enter_fresh(&mut diff).await?;
-        later.extend(near.unknown.into_iter().filter(|path| !path.ancestors().any(|above| walked.contains(above))));
-        if self.presence(at).await? != presence {
-            return Err(IndexError::Absent { path: at.path.clone(), reason: presence::REPLACED.to_owned() });
-        }
-        run.settle(&mut diff).await?;
-        let report = run.report(&diff);
-        let mut after = at.totals;
-        after += diff.growth();
-        if report.wrote() {
-            run.push(rows::totals(at.id, after, self.catalogue.environment().wall_ms())).await?;
-        }
-        run.flush().await?;
-        at.totals = after;
-        Ok(Targeted::Done(report, later))
-    }
-
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, IndexError> {
+    /// Waits for a turn to scan.
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, IndexError> {
         tokio::select! {
             () = self.stop.wait() => Err(IndexError::Stopped),
             turn = self.turns.acquire() => turn.map_err(|_| IndexError::Stopped),
         }
     }
 
-    async fn presence(&self, at: &OwnLocation) -> Result<Presence, IndexError> {
+    /// Whether the location is there.
+    pub(super) async fn presence(&self, at: &OwnLocation) -> Result<Presence, IndexError> {
         let device = self.catalogue.device();
         self.blocking(at, move |at| Presence::of(&at, device)).await?
     }
 
     /// Asks the file system on a thread that may wait.
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         at: &OwnLocation,
         ask: impl FnOnce(OwnLocation) -> T + Send + 'static,
@@ -166,17 +112,13 @@ impl Scanner {
         }
     }
 
-    fn frame(&self, at: &OwnLocation, presence: Presence, targeted: bool) -> Frame {
-        Frame {
-            location: at.id,
-            root_id: at.root,
-            root: at.path.clone(),
-            device: presence.device_number,
-            targeted,
-        }
+    /// What a comparison is told of the location.
+    pub(super) fn frame(&self, at: &OwnLocation, presence: Presence, targeted: bool) -> Frame {
+        Frame { location: at.id, root_id: at.root, root: at.path.clone(), device: presence.device_number, targeted }
     }
 
-    fn plan(&self, root: &Path, depth_max: Option<usize>) -> WalkPlan {
+    /// How to walk.
+    pub(super) fn plan(&self, root: &Path, depth_max: Option<usize>) -> WalkPlan {
         WalkPlan {
             root: root.to_owned(),
             depth_max,
@@ -186,12 +128,15 @@ impl Scanner {
         }
     }
 
-    fn run<'a>(&'a self, at: &OwnLocation) -> Run<'a> {
+    /// A scan that has done nothing yet.
+    pub(super) fn run<'a>(&'a self, at: &OwnLocation) -> Run<'a> {
         Run {
             scanner: self,
             at: at.clone(),
             ids: IdPool { environment: self.catalogue.environment().clone(), drawn: Vec::new().into_iter() },
-            pending: Vec::with_capacity(COMMIT_ROWS_MAX),
+            pending: Vec::new(),
+            holds_back: false,
+            overfull: false,
             skipped: 0,
             errors: 0,
             troubles: Vec::new(),
@@ -200,11 +145,15 @@ impl Scanner {
 }
 
 /// One scan under way: what it has yet to commit and what it could not read.
-struct Run<'a> {
+pub(super) struct Run<'a> {
     scanner: &'a Scanner,
     at: OwnLocation,
     ids: IdPool,
     pending: Vec<Write>,
+    /// Nothing may be committed yet: what was found so far may turn out to be half of a move.
+    pub(super) holds_back: bool,
+    /// More is held back than one commit takes.
+    pub(super) overfull: bool,
     skipped: u64,
     errors: u64,
     troubles: Vec<String>,
@@ -212,7 +161,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Walks and compares. The walk waits while a commit is under way: the channel between them is bounded.
-    async fn compare(&mut self, plan: WalkPlan, diff: &mut Diff) -> Result<(), IndexError> {
+    pub(super) async fn compare(&mut self, plan: WalkPlan, diff: &mut Diff) -> Result<(), IndexError> {
         let stop = self.scanner.stop.clone();
         let (batches, mut inbox) = mpsc::channel(BATCHES_WAITING_MAX);
         let walker_stop = stop.clone();
@@ -224,7 +173,12 @@ impl Run<'_> {
             };
             let Some(batch) = batch else { break };
             self.take(batch, diff).await?;
+            if self.overfull {
+                break;
+            }
         }
+        // The walk ends when nobody receives.
+        drop(inbox);
         walker.await.map_err(|_| IndexError::CutShort(self.at.path.clone()))?;
         // A walk that was told to stop ends like one that is done.
         if stop.is_set() { Err(IndexError::Stopped) } else { Ok(()) }
@@ -257,42 +211,15 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Walks the directories that were new, and what they hold, to the bottom. Returns where it has been.
-    async fn enter_fresh(&mut self, diff: &mut Diff) -> Result<HashSet<PathBuf>, IndexError> {
-        let mut walked = HashSet::new();
-        loop {
-            let fresh = diff.take_fresh_directories();
-            if fresh.is_empty() {
-                return Ok(walked);
-            }
-            for path in fresh {
-                // What such a walk finds is new as well, but has been walked with it.
-                if !path.ancestors().any(|above| walked.contains(above)) {
-                    walked.insert(path.clone());
-                    self.compare(self.scanner.plan(&path, None), diff).await?;
-                }
-            }
-        }
+    /// Decides what had to wait for the end of the walks.
+    pub(super) fn settle(&mut self, diff: &mut Diff) -> Settled {
+        diff.settle(&mut || self.ids.next())
     }
 
-    /// Commits moves and deletions; what was in a directory that is gone goes with it, known to the diff or not.
-    async fn settle(&mut self, diff: &mut Diff) -> Result<(), IndexError> {
-        let ids = &mut self.ids;
-        let settled = diff.settle(&mut || ids.next());
+    /// Commits moves and deletions.
+    pub(super) async fn commit_settled(&mut self, settled: Settled) -> Result<(), IndexError> {
         for write in settled.writes {
             self.push(write).await?;
-        }
-        if diff.is_targeted() {
-            let directories = settled.gone.iter().filter(|gone| gone.is_directory).map(|gone| gone.id).collect();
-            let below = self.scanner.catalogue.below(&self.at, directories, &self.scanner.stop).await?;
-            let mut spared = diff.surviving();
-            spared.extend(settled.gone.iter().map(|gone| gone.id));
-            for row in below {
-                if spared.insert(row.id) {
-                    diff.note_gone(row.facts.bytes());
-                    self.push(Write::delete(Entry::MODEL, row.id)).await?;
-                }
-            }
         }
         for gone in settled.gone {
             self.push(Write::delete(Entry::MODEL, gone.id)).await?;
@@ -300,12 +227,18 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn push(&mut self, write: Write) -> Result<(), IndexError> {
+    /// Puts a write into the next commit.
+    pub(super) async fn push(&mut self, write: Write) -> Result<(), IndexError> {
         self.pending.push(write);
-        if self.pending.len() >= COMMIT_ROWS_MAX { self.flush().await } else { Ok(()) }
+        if self.pending.len() < COMMIT_ROWS_MAX {
+            return Ok(());
+        }
+        self.overfull = self.holds_back;
+        if self.holds_back { Ok(()) } else { self.flush().await }
     }
 
-    async fn flush(&mut self) -> Result<(), IndexError> {
+    /// Commits what waits.
+    pub(super) async fn flush(&mut self) -> Result<(), IndexError> {
         let writes = std::mem::take(&mut self.pending);
         let count = writes.len() as u64;
         self.scanner.catalogue.commit(&self.at.path, writes, &self.scanner.stop).await?;
@@ -313,7 +246,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn report(&self, diff: &Diff) -> ScanReport {
+    /// What was done, and what could not be read.
+    pub(super) fn report(&self, diff: &Diff) -> ScanReport {
         ScanReport {
             skipped: self.skipped,
             errors: self.errors,
@@ -350,11 +284,4 @@ fn totals_of(known: &[Known]) -> Totals {
         totals += Totals { entries: 1, bytes: row.facts.bytes() };
     }
     totals
-}
-
-/// The directories and what they hold, each once: a touched directory may lie in another.
-fn known_once(directories: &[super::catalogue::TouchedDirectory], children: Vec<Known>) -> KnownSet {
-    let mut taken = HashSet::new();
-    let rows = directories.iter().map(|directory| directory.row.clone()).chain(children);
-    KnownSet::new(rows.filter(|row| taken.insert(row.id)).collect())
 }

@@ -193,11 +193,7 @@ async fn ended(task: JoinHandle<()>) {
     }
 }
 
-fn look(
-    path: &Path,
-    data: Option<&Path>,
-    there: &[OwnLocation],
-) -> Result<(PathBuf, MountedVolume), IndexError> {
+fn look(path: &Path, data: Option<&Path>, there: &[OwnLocation]) -> Result<(PathBuf, MountedVolume), IndexError> {
     let folder = presence::resolve(path, data, there)?;
     match MountedVolume::of(&folder) {
         Ok(volume) => Ok((folder, volume)),

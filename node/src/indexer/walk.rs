@@ -198,13 +198,7 @@ pub(crate) mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     pub(crate) fn plan(root: &Path) -> WalkPlan {
-        WalkPlan {
-            root: root.to_owned(),
-            depth_max: None,
-            respect_ignore: false,
-            skip_hidden: false,
-            exclude: None,
-        }
+        WalkPlan { root: root.to_owned(), depth_max: None, respect_ignore: false, skip_hidden: false, exclude: None }
     }
 
     /// Everything that a walk hands over, in order.

@@ -11,7 +11,7 @@ use notify_debouncer_full::{DebounceEventResult, Debouncer, RecommendedCache, ne
 use tokio::sync::watch;
 
 /// How long events are gathered: longer than a program takes to save a file, shorter than anyone waits for it.
-const DEBOUNCE: Duration = Duration::from_millis(500);
+pub(crate) const DEBOUNCE: Duration = Duration::from_millis(500);
 
 /// The most directories that are looked at one by one; beyond that a full scan costs less than it saves.
 pub(crate) const TOUCHED_MAX: usize = 256;
@@ -81,11 +81,6 @@ impl Touched {
     /// Takes what there is, and leaves nothing.
     pub(crate) fn take(&self) -> TouchedSet {
         self.0.send_replace(TouchedSet::default())
-    }
-
-    /// Puts directories back, to be looked at again.
-    pub(crate) fn put_back(&self, directories: Vec<PathBuf>) {
-        self.0.send_modify(|set| directories.iter().for_each(|directory| set.add(directory)));
     }
 
     /// Waits until there is something to take.
