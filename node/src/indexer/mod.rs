@@ -23,6 +23,7 @@ mod rows;
 mod scan;
 mod service;
 mod stop;
+mod tables;
 mod targeted;
 mod volume;
 mod walk;
