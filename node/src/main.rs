@@ -8,6 +8,7 @@ mod daemon;
 mod data_directory;
 mod demo;
 mod error;
+mod indexer;
 mod indexing;
 mod library;
 mod output;

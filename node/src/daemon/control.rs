@@ -70,7 +70,8 @@ fn routes(config: &mut web::ServiceConfig) {
     answer(config, invite);
     answer(config, join);
     answer(config, async |node: Node, DigestCall {}| {
-        let (all, models) = node.peer.query(starling::canonical::digest).await?;
+        let registry = node.peer.registry().clone();
+        let (all, models) = node.peer.query(move |c| starling::canonical::digest(c, &registry)).await?;
         Ok(Digest { all, models })
     });
     answer(config, async |node: Node, LocationsCall {}| {
@@ -115,6 +116,7 @@ async fn invite(node: Node, call: InviteCall) -> Result<Ticket, CliError> {
 
 async fn join(node: Node, call: JoinCall) -> Result<JoinedReply, CliError> {
     let joined = node.peer.join(&call.ticket, call.merge).await?;
+    node.indexing.restart().await?;
     Ok(JoinedReply { library: LibraryName { id: joined.library, name: joined.library_name }, devices: joined.devices })
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use starling::environment::Environment;
-use starling::{PeerHandle, PeerOptions};
+use starling::{JoinError, NetworkChoice, PeerHandle, PeerOptions, Registry};
 
 use self::control::Control;
 use self::page::Page;
@@ -98,9 +98,14 @@ async fn start(
     signals: &mut Signals,
 ) -> Result<(Node, Control, Option<Page>), CliError> {
     if let Some(ticket) = &up.join {
-        signals.unless_told(peer.join(ticket.trim(), false)).await??;
+        // Started again with the same command line, the device is a member already.
+        match signals.unless_told(peer.join(ticket.trim(), false)).await? {
+            Ok(_) | Err(JoinError::AlreadyMember) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-    let node = Node { peer: peer.clone(), indexing: Indexing::start(peer), data: data.path().to_owned() };
+    let indexing = Indexing::start(peer, data.path()).await?;
+    let node = Node { peer: peer.clone(), indexing, data: data.path().to_owned() };
     let control = Control::start(node.clone(), data)?;
     let page = page_address.map(|address| Page::start(peer.clone(), address)).transpose()?;
     Ok((node, control, page))
@@ -110,9 +115,9 @@ fn options(up: &Up, data: &DataDirectory) -> PeerOptions {
     PeerOptions {
         data: data.path().to_owned(),
         name: up.name.clone(),
-        listen: up.listen.clone(),
-        mdns: !up.no_mdns,
+        network: NetworkChoice::Libp2p { listen: up.listen.clone(), mdns: !up.no_mdns },
         environment: Environment::system(),
+        registry: Registry::default(),
     }
 }
 

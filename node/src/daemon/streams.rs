@@ -108,7 +108,7 @@ fn report(node: Node, scan: Scan) -> HttpResponse {
 
 /// The canonical dump. It is written to an unnamed file first: a slow reader must not keep the database's past alive.
 async fn dump(node: web::Data<Node>, _: web::Json<DumpStream>) -> HttpResponse {
-    let data = node.data.clone();
+    let (data, registry) = (node.data.clone(), node.peer.registry().clone());
     let spooled = node
         .peer
         .query(move |c| {
@@ -116,7 +116,7 @@ async fn dump(node: web::Data<Node>, _: web::Json<DumpStream>) -> HttpResponse {
             let file = tempfile::tempfile_in(&data).map_err(disk)?;
             let mut writer = std::io::BufWriter::new(file);
             let mut written = Ok(());
-            starling::canonical::dump(c, &mut |_, line| {
+            starling::canonical::dump(c, &registry, &mut |_, line| {
                 if written.is_ok() {
                     written = writeln!(writer, "{line}");
                 }
