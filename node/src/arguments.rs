@@ -283,9 +283,10 @@ pub(crate) enum TagCommand {
 /// What can be said of a tag besides its name.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct TagDetails {
+    // Not `color`: that says when to print in colours, for every command.
     /// A colour, as #rrggbb; empty clears it
-    #[arg(long)]
-    pub(crate) color: Option<String>,
+    #[arg(long, value_name = "#RRGGBB")]
+    pub(crate) tint: Option<String>,
     /// The group it belongs to; empty clears it
     #[arg(long)]
     pub(crate) namespace: Option<String>,
@@ -371,9 +372,10 @@ pub(crate) enum CollectionCommand {
 /// What can be said of a collection besides its name.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct CollectionDetails {
+    // Not `color`: that says when to print in colours, for every command.
     /// A colour, as #rrggbb; empty clears it
-    #[arg(long)]
-    pub(crate) color: Option<String>,
+    #[arg(long, value_name = "#RRGGBB")]
+    pub(crate) tint: Option<String>,
     /// What it is for; empty clears it
     #[arg(long)]
     pub(crate) description: Option<String>,
@@ -451,6 +453,19 @@ mod tests {
         assert!(cli.global.json);
         let Command::Tag(TagCommand::Add(tagging)) = cli.command else { panic!("another command") };
         assert_eq!((tagging.content, tagging.targets), (true, vec!["/a".to_owned()]));
+    }
+
+    #[test]
+    fn every_option_of_a_command_can_be_used_beside_the_global_ones() {
+        let line = ["starling", "--color", "never", "tag", "new", "red", "--tint", "#ff0000"];
+        let cli = Cli::try_parse_from(line).unwrap();
+        let Command::Tag(TagCommand::New { details, .. }) = cli.command else { panic!("another command") };
+        assert_eq!((cli.global.color, details.tint.as_deref()), (When::Never, Some("#ff0000")));
+        for command in Cli::command().get_subcommands().flat_map(|command| command.get_subcommands().chain([command])) {
+            let global = Cli::command().get_arguments().map(|arg| arg.get_id().clone()).collect::<Vec<_>>();
+            let clash = command.get_arguments().find(|arg| global.contains(arg.get_id()));
+            assert!(clash.is_none(), "{} redefines {clash:?}", command.get_name());
+        }
     }
 
     #[test]

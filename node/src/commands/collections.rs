@@ -38,7 +38,7 @@ pub(crate) async fn run(session: &Session, command: CollectionCommand) -> Result
 }
 
 fn fields(name: Option<String>, details: CollectionDetails) -> CollectionFields {
-    CollectionFields { name, color: details.color, description: details.description }
+    CollectionFields { name, color: details.tint, description: details.description }
 }
 
 fn sentence(row: &CollectionRow, what: &str) -> String {

@@ -136,7 +136,11 @@ pub(crate) async fn show(session: &Session, id: &str) -> Result<(), CliError> {
 fn described(output: Output, record: &RecordReply) -> String {
     let state = if record.alive { "" } else { " (deleted)" };
     let rows = record.fields.iter().map(|(name, value)| {
-        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let shown = match value.as_str() {
+            Some(text) => text.to_owned(),
+            None if name.ends_with("_at") => time(value.as_i64()),
+            None => value.to_string(),
+        };
         let written = record.stamps.get(name);
         let written = written.map_or_else(String::new, |stamp| format!("{} by {}", time_of(stamp.at), stamp.device));
         [name.clone(), shown, written]
@@ -150,8 +154,9 @@ fn described(output: Output, record: &RecordReply) -> String {
         let names =
             |records: &[NamedRecord]| records.iter().map(|record| visible(&record.name)).collect::<Vec<_>>().join(", ");
         lines.push(format!("path: {} on {}", visible(&entry.path), visible(&entry.device)));
-        lines.push(format!("tags: {}", names(&entry.tags)));
-        lines.push(format!("collections: {}", names(&entry.collections)));
+        for (title, records) in [("tags", &entry.tags), ("collections", &entry.collections)] {
+            lines.extend((!records.is_empty()).then(|| format!("{title}: {}", names(records))));
+        }
         lines.extend(entry.metadata.as_ref().map(annotated));
         let copies = entry.copies.iter();
         lines.extend(

@@ -43,10 +43,10 @@ pub(crate) async fn run(session: &Session, command: TagCommand) -> Result<(), Cl
 }
 
 fn fields(name: Option<String>, details: TagDetails) -> TagFields {
-    let TagDetails { color, namespace, icon, description, aliases, hidden } = details;
+    let TagDetails { tint, namespace, icon, description, aliases, hidden } = details;
     let one_a_line =
         |text: String| text.split(',').map(str::trim).filter(|s| !s.is_empty()).collect::<Vec<_>>().join("\n");
-    TagFields { name, namespace, color, icon, description, aliases: aliases.map(one_a_line), hidden }
+    TagFields { name, namespace, color: tint, icon, description, aliases: aliases.map(one_a_line), hidden }
 }
 
 fn sentence(row: &TagRow, what: &str) -> String {

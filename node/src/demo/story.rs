@@ -223,7 +223,7 @@ async fn part_and_meet(stage: &mut Stage, entry: &EntryRow) -> Result<(), CliErr
     let collection = b.call(&CollectionNew { fields }).await?.id.to_string();
     b.call(&Collect { collection, targets: vec![by_id(entry.id)], on: true }).await?;
     let editor = stage.peers[other].name().to_owned();
-    stage.step(since, format!("meanwhile A writes a note, and {editor} makes a collection"))?;
+    stage.step(since, format!("meanwhile A writes a note; {editor} makes a collection"))?;
     let since = Instant::now();
     stage.peers[last].start(None).await?;
     all_converged(stage).await?;
