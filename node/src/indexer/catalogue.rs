@@ -30,7 +30,7 @@ const BUSY_TRIES_MAX: usize = 600;
 const WINDOW_ROWS: i64 = 20_000;
 
 /// How many files without a hash one query returns: as many as one commit of hashes takes.
-const UNHASHED_FILES_MAX: i64 = 500;
+const UNHASHED_FILES_MAX: usize = 500;
 
 /// How many entries one query asks for by id: fewer than the files it returns, so that none is left out.
 const UNHASHED_IDS_MAX: usize = 400;
@@ -321,24 +321,23 @@ impl Catalogue {
                 .filter(entry::kind.eq(EntryKind::File.code()).and(entry::content_hash.is_null()))
                 .select(EntryRow::as_select())
                 .order(entry::rowid)
-                .limit(UNHASHED_FILES_MAX)
+                .limit(i64::try_from(UNHASHED_FILES_MAX).unwrap_or(i64::MAX))
                 .into_boxed();
-            let mut next = None;
-            match place {
+            let mut next = match place {
                 UnhashedPlace::These(ids) => {
                     let (now, rest) = ids.split_at(ids.len().min(UNHASHED_IDS_MAX));
                     wanted = wanted.filter(entry::id.eq_any(now.to_vec()));
-                    next = (!rest.is_empty()).then(|| UnhashedPlace::These(rest.to_vec()));
+                    (!rest.is_empty()).then(|| UnhashedPlace::These(rest.to_vec()))
                 }
                 UnhashedPlace::After(after) => {
                     let last: Option<i64> = entry::table.select(diesel::dsl::max(entry::rowid)).first(connection)?;
                     let through = after.saturating_add(WINDOW_ROWS);
                     wanted = wanted.filter(entry::rowid.gt(after).and(entry::rowid.le(through)));
-                    next = last.filter(|last| *last > through).map(|_| UnhashedPlace::After(through));
+                    last.filter(|last| *last > through).map(|_| UnhashedPlace::After(through))
                 }
-            }
+            };
             let rows: Vec<EntryRow> = wanted.load(connection)?;
-            if let Some(last) = rows.last().filter(|_| rows.len() >= UNHASHED_FILES_MAX.unsigned_abs() as usize) {
+            if let Some(last) = rows.last().filter(|_| rows.len() >= UNHASHED_FILES_MAX) {
                 next = Some(UnhashedPlace::After(last.rowid));
             }
             let mut paths = HashMap::from([(at_copy.root, at_copy.path)]);

@@ -32,7 +32,7 @@ diesel::table! {
 diesel::table! {
     /// The columns that the indexer reads of the entries.
     entry (id) {
-        /// SQLite's own number: reading by ranges of it bounds every query, whatever else the table holds.
+        /// The database's own number: reading by ranges of it bounds every query, whatever else the table holds.
         rowid -> BigInt,
         id -> Binary,
         owner -> Binary,
