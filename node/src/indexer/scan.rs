@@ -1,6 +1,6 @@
 //! Runs scans: walks a location, compares, and commits what differs in bounded batches.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use starling::environment::Environment;
