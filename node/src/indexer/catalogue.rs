@@ -25,6 +25,16 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// How often to try again: 30 s in all, after which something is wrong that waiting does not mend.
 const BUSY_TRIES_MAX: usize = 600;
 
+/// How many rows of the table one query goes over: a reader that also serves others is then held for milliseconds,
+/// even where most rows are other devices'.
+const WINDOW_ROWS: i64 = 20_000;
+
+/// How many files without a hash one query returns: as many as one commit of hashes takes.
+const UNHASHED_FILES_MAX: usize = 500;
+
+/// How many entries one query asks for by id: fewer than the files it returns, so that none is left out.
+const UNHASHED_IDS_MAX: usize = 400;
+
 /// One of this device's locations, as its row says.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct OwnLocation {
@@ -53,6 +63,24 @@ pub(crate) struct Unhashed {
     pub(crate) size: i64,
     /// What its row says.
     pub(crate) modified_ms: i64,
+}
+
+/// Where to look for files without a hash.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum UnhashedPlace {
+    /// In all of the location, behind this row.
+    After(i64),
+    /// Among these entries.
+    These(Vec<RecordId>),
+}
+
+/// Some files without a hash, and where there may be more.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct UnhashedPage {
+    /// The files; there may be none in between.
+    pub(crate) files: Vec<Unhashed>,
+    /// Where to go on.
+    pub(crate) next: Option<UnhashedPlace>,
 }
 
 /// A directory that something happened in, as the library knows it.
@@ -169,31 +197,54 @@ impl Catalogue {
         .await
     }
 
-    /// All entries of a location, read row by row into their compact form.
+    /// All entries of a location in their compact form.
     pub(crate) async fn known(&self, at: &OwnLocation, stop: &Stop) -> Result<Vec<Known>, IndexError> {
         let (owner, id) = (self.device(), at.id);
-        self.query(&at.path, stop, move |connection| {
-            let rows = entry::table
-                .filter(entry::owner.eq(owner).and(entry::location.eq(id)))
-                .select(EntryRow::as_select())
-                .load_iter::<EntryRow, diesel::connection::DefaultLoadingMode>(connection)?;
-            let mut known = Vec::new();
-            for row in rows {
-                known.extend(row?.read());
-            }
-            Ok(known)
-        })
-        .await
+        let mut known = Vec::new();
+        let windows = Windows::new(self.last_row(at, stop).await?);
+        for (after, through) in windows {
+            known.extend(
+                self.query(&at.path, stop, move |connection| {
+                    let rows: Vec<EntryRow> = entry::table
+                        .filter(entry::rowid.gt(after).and(entry::rowid.le(through)))
+                        .filter(entry::owner.eq(owner).and(entry::location.eq(id)))
+                        .select(EntryRow::as_select())
+                        .load(connection)?;
+                    Ok(rows.into_iter().filter_map(EntryRow::read).collect::<Vec<_>>())
+                })
+                .await?,
+            );
+        }
+        Ok(known)
     }
 
     /// The ids of a location's entries, for deleting them.
     pub(crate) async fn entry_ids(&self, at: &OwnLocation, stop: &Stop) -> Result<Vec<RecordId>, IndexError> {
         let (owner, id) = (self.device(), at.id);
-        self.query(&at.path, stop, move |connection| {
-            let ids = entry::table.filter(entry::owner.eq(owner).and(entry::location.eq(id))).select(entry::id);
-            Ok(ids.load(connection)?)
-        })
-        .await
+        let mut ids = Vec::new();
+        let windows = Windows::new(self.last_row(at, stop).await?);
+        for (after, through) in windows {
+            ids.extend(
+                self.query(&at.path, stop, move |connection| {
+                    let rows = entry::table
+                        .filter(entry::rowid.gt(after).and(entry::rowid.le(through)))
+                        .filter(entry::owner.eq(owner).and(entry::location.eq(id)));
+                    Ok(rows.select(entry::id).load::<RecordId>(connection)?)
+                })
+                .await?,
+            );
+        }
+        Ok(ids)
+    }
+
+    /// The highest number that a row of the table has. Rows that come later are not of a location whose keeper waits
+    /// for us: it alone writes them.
+    async fn last_row(&self, at: &OwnLocation, stop: &Stop) -> Result<i64, IndexError> {
+        let last = |connection: &mut SqliteConnection| {
+            let last: Option<i64> = entry::table.select(diesel::dsl::max(entry::rowid)).first(connection)?;
+            Ok(last.unwrap_or(0))
+        };
+        self.query(&at.path, stop, last).await
     }
 
     /// What the library knows of some directories and of what they hold.
@@ -256,25 +307,39 @@ impl Catalogue {
         .await
     }
 
-    /// Up to `limit` files after an id whose content hash is not known, in the order of their ids, and the last id
-    /// that was looked at; none when there are no more.
+    /// The next files of a location whose content hash is not known.
     pub(crate) async fn unhashed(
         &self,
         at: &OwnLocation,
-        after: RecordId,
-        limit: i64,
+        place: UnhashedPlace,
         stop: &Stop,
-    ) -> Result<Option<(RecordId, Vec<Unhashed>)>, IndexError> {
+    ) -> Result<UnhashedPage, IndexError> {
         let (owner, at_copy) = (self.device(), at.clone());
         self.query(&at.path, stop, move |connection| {
-            let rows: Vec<EntryRow> = entry::table
-                .filter(entry::id.gt(after).and(entry::owner.eq(owner)).and(entry::location.eq(at_copy.id)))
+            let mut wanted = entry::table
+                .filter(entry::owner.eq(owner).and(entry::location.eq(at_copy.id)))
                 .filter(entry::kind.eq(EntryKind::File.code()).and(entry::content_hash.is_null()))
                 .select(EntryRow::as_select())
-                .order(entry::id)
-                .limit(limit)
-                .load(connection)?;
-            let Some(last) = rows.last().map(|row| row.id) else { return Ok(None) };
+                .order(entry::rowid)
+                .limit(i64::try_from(UNHASHED_FILES_MAX).unwrap_or(i64::MAX))
+                .into_boxed();
+            let mut next = match place {
+                UnhashedPlace::These(ids) => {
+                    let (now, rest) = ids.split_at(ids.len().min(UNHASHED_IDS_MAX));
+                    wanted = wanted.filter(entry::id.eq_any(now.to_vec()));
+                    (!rest.is_empty()).then(|| UnhashedPlace::These(rest.to_vec()))
+                }
+                UnhashedPlace::After(after) => {
+                    let last: Option<i64> = entry::table.select(diesel::dsl::max(entry::rowid)).first(connection)?;
+                    let through = after.saturating_add(WINDOW_ROWS);
+                    wanted = wanted.filter(entry::rowid.gt(after).and(entry::rowid.le(through)));
+                    last.filter(|last| *last > through).map(|_| UnhashedPlace::After(through))
+                }
+            };
+            let rows: Vec<EntryRow> = wanted.load(connection)?;
+            if let Some(last) = rows.last().filter(|_| rows.len() >= UNHASHED_FILES_MAX) {
+                next = Some(UnhashedPlace::After(last.rowid));
+            }
             let mut paths = HashMap::from([(at_copy.root, at_copy.path)]);
             let mut files = Vec::with_capacity(rows.len());
             for row in rows.into_iter().filter_map(EntryRow::read) {
@@ -283,7 +348,7 @@ impl Catalogue {
                 let (Some(size), Some(modified_ms)) = (row.facts.size, row.facts.modified_ms) else { continue };
                 files.push(Unhashed { id: row.id, path: folder.join(name), size, modified_ms });
             }
-            Ok(Some((last, files)))
+            Ok(UnhashedPage { files, next })
         })
         .await
     }
@@ -315,5 +380,27 @@ async fn pause(stop: &Stop) -> Result<(), IndexError> {
     tokio::select! {
         () = stop.wait() => Err(IndexError::Stopped),
         () = tokio::time::sleep(BUSY_PAUSE) => Ok(()),
+    }
+}
+
+/// The ranges of row numbers that a whole table is read in.
+struct Windows {
+    after: i64,
+    last: i64,
+}
+
+impl Windows {
+    fn new(last: i64) -> Self {
+        Self { after: 0, last }
+    }
+}
+
+impl Iterator for Windows {
+    type Item = (i64, i64);
+
+    fn next(&mut self) -> Option<(i64, i64)> {
+        let after = self.after;
+        self.after = after.saturating_add(WINDOW_ROWS);
+        (after < self.last).then_some((after, self.after))
     }
 }

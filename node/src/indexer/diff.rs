@@ -186,7 +186,7 @@ impl Diff {
                 self.moved_directories.push(self.known.row(at).id);
                 self.fresh_directories.push(found.path.clone());
             }
-            return self.write_over(at, Some(parent), &found);
+            return Some(self.write_over(at, Some(parent), &found));
         }
         if !is_directory && self.candidates(&found).next().is_some() {
             self.waiting.push((parent, found));
@@ -203,7 +203,7 @@ impl Diff {
             let origin = if self.blind { None } else { self.candidates(&found).next() };
             if let Some(at) = origin {
                 self.report.moved += 1;
-                writes.extend(self.write_over(at, Some(parent), &found));
+                writes.push(self.write_over(at, Some(parent), &found));
             } else {
                 writes.push(self.newcomer(fresh(), Some(parent), &found));
             }
@@ -266,7 +266,7 @@ impl Diff {
             return None;
         }
         self.report.changed += 1;
-        self.write_over(at, parent, found)
+        Some(self.write_over(at, parent, found))
     }
 
     /// Known entries seen nowhere so far that can be the found one. Their inode must be of the root's file system.
@@ -290,7 +290,7 @@ impl Diff {
         })
     }
 
-    fn write_over(&mut self, at: usize, parent: Option<RecordId>, found: &Found) -> Option<Write> {
+    fn write_over(&mut self, at: usize, parent: Option<RecordId>, found: &Found) -> Write {
         self.fates[at] = Fate::Seen;
         let row = self.known.row(at);
         if found.facts.kind == EntryKind::Directory {
@@ -299,7 +299,7 @@ impl Diff {
         self.growth += Totals { entries: 0, bytes: found.facts.bytes().saturating_sub(row.facts.bytes()) };
         let hash = if row.facts.content_differs(&found.facts) { None } else { row.hash.as_deref() };
         let name = names::last_name(&found.path);
-        Some(rows::entry(self.frame.location, row.id, parent, name, &found.facts, hash))
+        rows::entry(self.frame.location, row.id, parent, name, &found.facts, hash)
     }
 
     fn newcomer(&mut self, id: RecordId, parent: Option<RecordId>, found: &Found) -> Write {

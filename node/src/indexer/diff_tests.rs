@@ -86,7 +86,9 @@ impl Library {
                 self.apply(write);
             }
         }
-        troubles.into_iter().for_each(|trouble| diff.note_trouble(trouble));
+        for trouble in troubles {
+            diff.note_trouble(trouble);
+        }
         let settled = diff.settle(&mut fresh);
         settled.writes.into_iter().for_each(|write| self.apply(write));
         settled.gone.iter().for_each(|gone| drop(self.entries.remove(&gone.id)));
@@ -100,7 +102,7 @@ impl Library {
     /// The entry at a path below `/l`.
     fn at(&self, path: &str) -> Option<&Entry> {
         let mut here = self.entries.get(&id("root"))?;
-        for name in Path::new(path).strip_prefix("/l").unwrap().iter() {
+        for name in Path::new(path).strip_prefix("/l").unwrap() {
             let name = name.to_str();
             here = self.entries.values().find(|row| row.parent == Some(here.id) && row.name.as_deref() == name)?;
         }

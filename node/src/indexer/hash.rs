@@ -9,7 +9,7 @@ use starling_schema::ids::RecordId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::catalogue::{Catalogue, OwnLocation, Unhashed};
+use super::catalogue::{Catalogue, OwnLocation, Unhashed, UnhashedPlace};
 use super::error::IndexError;
 use super::keeper::Order;
 use super::names;
@@ -19,16 +19,16 @@ use super::stop::Stop;
 /// How much is read at once: enough for a disk to run at full speed, small enough to stop within milliseconds.
 const CHUNK_BYTES: usize = 512 * 1024;
 
-/// How many files are asked for, and how many hashes are committed, at once.
-const PAGE_FILES_MAX: usize = 500;
-
 /// How long a hash waits for others before it is committed.
 const FLUSH_AFTER: Duration = Duration::from_secs(2);
 
 /// How many hashes may wait for their commit: as many as one commit takes, then the thread waits.
-const HASHES_WAITING_MAX: usize = PAGE_FILES_MAX;
+const HASHES_WAITING_MAX: usize = 500;
 
-/// How many locations may ask at once; one that finds no room asks again after its next scan.
+/// How many requests are put off for newer ones: a request is some kilobytes at most, and a busy folder makes many.
+const STACK_MAX: usize = 256;
+
+/// How many requests may wait unread; one that finds no room asks again after its next scan.
 pub(crate) const REQUESTS_WAITING_MAX: usize = 64;
 
 /// By how much the hashing thread yields to others, in steps of `nice`: well behind, yet not starved.
@@ -40,6 +40,8 @@ const NICENESS: i32 = 10;
 pub(crate) struct HashRequest {
     /// Which location.
     pub(crate) at: OwnLocation,
+    /// Where in it to look.
+    pub(crate) place: UnhashedPlace,
     /// Who commits the hashes.
     pub(crate) orders: mpsc::Sender<Order>,
 }
@@ -68,20 +70,20 @@ pub(crate) async fn run(catalogue: Catalogue, board: Board, mut requests: mpsc::
         return;
     }
     let mut hasher = Hasher { catalogue, jobs, results: result_inbox, stop: stop.clone() };
-    let mut stack: Vec<Task> = Vec::new();
+    let mut stack: Vec<HashRequest> = Vec::new();
     loop {
         while let Ok(request) = requests.try_recv() {
             push(&mut stack, request);
         }
-        if let Some(mut task) = stack.pop() {
-            match hasher.page(&mut task).await {
-                Ok(true) => stack.push(task),
-                Ok(false) => board.end_hashing(task.request.at.id),
+        if let Some(request) = stack.pop() {
+            let location = request.at.id;
+            match hasher.page(request).await {
+                Ok(rest) => stack.extend(rest),
                 Err(IndexError::Stopped) if stop.is_set() => return,
-                Err(error) => {
-                    tracing::warn!(%error, "hashing stopped until the next scan");
-                    board.end_hashing(task.request.at.id);
-                }
+                Err(error) => tracing::warn!(%error, "hashing stopped until the next scan"),
+            }
+            if !stack.iter().any(|request| request.at.id == location) {
+                board.end_hashing(location);
             }
             continue;
         }
@@ -95,16 +97,16 @@ pub(crate) async fn run(catalogue: Catalogue, board: Board, mut requests: mpsc::
     }
 }
 
-/// A request and how far it is.
-struct Task {
-    request: HashRequest,
-    after: RecordId,
-}
-
-/// Puts a request on top. An older one of the same location is dropped: the new one starts over and covers it.
-fn push(stack: &mut Vec<Task>, request: HashRequest) {
-    stack.retain(|task| task.request.at.id != request.at.id);
-    stack.push(Task { request, after: RecordId::MIN });
+/// Puts a request on top. One for a whole location starts over and covers the older ones of that location.
+fn push(stack: &mut Vec<HashRequest>, request: HashRequest) {
+    if matches!(request.place, UnhashedPlace::After(_)) {
+        stack.retain(|older| older.at.id != request.at.id);
+    }
+    if stack.len() >= STACK_MAX {
+        // The oldest; its files are found again by the next scan of all.
+        stack.remove(0);
+    }
+    stack.push(request);
 }
 
 struct Hasher {
@@ -115,14 +117,11 @@ struct Hasher {
 }
 
 impl Hasher {
-    /// Hashes the next files of a location; false when there are no more.
-    async fn page(&mut self, task: &mut Task) -> Result<bool, IndexError> {
-        let limit = i64::try_from(PAGE_FILES_MAX).unwrap_or(i64::MAX);
-        let page = self.catalogue.unhashed(&task.request.at, task.after, limit, &self.stop).await?;
-        let Some((last, files)) = page else { return Ok(false) };
-        task.after = last;
-        let mut outstanding = files.len();
-        self.jobs.send(files).await.map_err(|_| IndexError::Stopped)?;
+    /// Hashes the next files of a request; returns what is left of it.
+    async fn page(&mut self, mut request: HashRequest) -> Result<Option<HashRequest>, IndexError> {
+        let page = self.catalogue.unhashed(&request.at, request.place.clone(), &self.stop).await?;
+        let mut outstanding = page.files.len();
+        self.jobs.send(page.files).await.map_err(|_| IndexError::Stopped)?;
         let mut hashed = Vec::new();
         let mut flush_at = Instant::now() + FLUSH_AFTER;
         while outstanding > 0 {
@@ -138,11 +137,14 @@ impl Hasher {
                 () = tokio::time::sleep_until(flush_at) => {}
             }
             if outstanding == 0 || Instant::now() >= flush_at {
-                self.hand_over(&task.request, std::mem::take(&mut hashed)).await;
+                self.hand_over(&request, std::mem::take(&mut hashed)).await;
                 flush_at = Instant::now() + FLUSH_AFTER;
             }
         }
-        Ok(true)
+        Ok(page.next.map(|place| {
+            request.place = place;
+            request
+        }))
     }
 
     /// Has the location commit hashes, and waits: it is the only one that writes its rows. A location that is gone
@@ -175,6 +177,7 @@ fn work(mut jobs: mpsc::Receiver<Vec<Unhashed>>, results: &mpsc::Sender<Option<H
     }
 }
 
+/// Lets everything else go first.
 #[cfg(target_os = "linux")]
 fn yield_to_others() {
     // On Linux this is the thread's own. If it fails we are merely less polite.

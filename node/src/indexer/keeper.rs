@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::catalogue::OwnLocation;
+use super::catalogue::{OwnLocation, UnhashedPlace};
 use super::error::IndexError;
 use super::hash::{HashRequest, HashedFile};
 use super::progress::{Phase, ScanReport};
@@ -16,7 +16,7 @@ use super::targeted::Targeted;
 use super::watch::{Touched, TouchedSet, Watch};
 
 /// How often a location that cannot be watched is scanned: changes show within minutes, and the disk mostly rests.
-const RESCAN_EVERY: Duration = Duration::from_secs(5 * 60);
+const RESCAN_EVERY: Duration = Duration::from_mins(5);
 
 /// How often we look whether an absent folder is back: soon after a disk is plugged in.
 const LOOK_FOR_ABSENT_EVERY: Duration = Duration::from_secs(15);
@@ -128,9 +128,8 @@ impl Keeper {
         self.scanner.board.end(self.at.id, &self.last);
         self.next_scan = match &self.last {
             Ok(_) if self.watch.is_some() || !self.scanner.options.watch => None,
-            Ok(_) => Some(Instant::now() + RESCAN_EVERY),
             Err(IndexError::Absent { .. }) => Some(Instant::now() + LOOK_FOR_ABSENT_EVERY),
-            Err(_) => Some(Instant::now() + RESCAN_EVERY),
+            Ok(_) | Err(_) => Some(Instant::now() + RESCAN_EVERY),
         };
         match &self.last {
             Ok(report) => {
@@ -138,7 +137,10 @@ impl Keeper {
                 if report.errors > 0 {
                     tracing::warn!(path = %self.at.path.display(), errors = report.errors, "some paths cannot be read");
                 }
-                self.ask_for_hashes();
+                // After the first scan, for what an earlier run left; then only when there is something new.
+                if before.is_err() || report.created + report.changed > 0 {
+                    self.ask_for_hashes(UnhashedPlace::After(0));
+                }
             }
             Err(error) => {
                 // A watch on a folder that is gone sees nothing when it comes back.
@@ -159,16 +161,15 @@ impl Keeper {
                 break;
             }
             match self.scanner.targeted(&mut self.at, waiting, &self.touched).await {
-                Ok(Targeted::Done(report, later)) => {
-                    if report.created + report.changed > 0 {
-                        self.ask_for_hashes();
+                Ok(Targeted::Done { unhashed, later }) => {
+                    if !unhashed.is_empty() {
+                        self.ask_for_hashes(UnhashedPlace::These(unhashed));
                     }
                     waiting = later;
                 }
-                Ok(Targeted::NeedsFullScan) => return self.scan().await,
                 Err(IndexError::Stopped) => return,
-                // A full scan says whether the folder is gone, and when to try again.
-                Err(_) => return self.scan().await,
+                // After an error a full scan says whether the folder is gone, and when to try again.
+                Ok(Targeted::NeedsFullScan) | Err(_) => return self.scan().await,
             }
         }
         if everything || !waiting.is_empty() {
@@ -203,10 +204,10 @@ impl Keeper {
         }
     }
 
-    fn ask_for_hashes(&self) {
+    fn ask_for_hashes(&self, place: UnhashedPlace) {
         if let (Some(hasher), Some(orders)) = (&self.hasher, self.own_orders.upgrade()) {
             // With no room, the next scan asks again.
-            if hasher.try_send(HashRequest { at: self.at.clone(), orders }).is_ok() {
+            if hasher.try_send(HashRequest { at: self.at.clone(), place, orders }).is_ok() {
                 self.scanner.board.update(self.at.id, |progress| progress.phase = Phase::Hashing);
             }
         }

@@ -50,6 +50,7 @@ const COMMANDS_WAITING_MAX: usize = 16;
 
 /// How folders are indexed. The default takes everything, hashes and watches.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "four switches that have nothing to do with each other")]
 pub(crate) struct IndexOptions {
     /// Whether `.gitignore` and `.ignore` files are obeyed.
     pub(crate) respect_ignore: bool,

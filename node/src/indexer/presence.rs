@@ -75,7 +75,7 @@ fn is_empty(path: &Path) -> bool {
 }
 
 /// For each path the nearest directory that exists, from it upward to the root; each once.
-pub(crate) fn existing_directories(root: &Path, touched: Vec<PathBuf>) -> Vec<PathBuf> {
+pub(crate) fn existing_directories(root: &Path, touched: &[PathBuf]) -> Vec<PathBuf> {
     let is_directory = |path: &Path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
     let existing = touched.iter().filter_map(|path| {
         let mut upward = path.ancestors().take_while(|above| above.starts_with(root));
@@ -158,6 +158,6 @@ mod tests {
         let root = folder.path().to_owned();
         std::fs::create_dir(root.join("a")).unwrap();
         let touched = vec![root.join("a/gone/too"), root.join("a"), root.join("gone"), "/elsewhere".into()];
-        assert_eq!(existing_directories(&root, touched), [root.clone(), root.join("a")]);
+        assert_eq!(existing_directories(&root, &touched), [root.clone(), root.join("a")]);
     }
 }

@@ -1,17 +1,18 @@
 //! Runs scans: walks a location, compares, and commits what differs in bounded batches.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use starling::environment::Environment;
-use starling_schema::change::Write;
+use starling_schema::change::{Action, Write};
 use starling_schema::ids::RecordId;
-use starling_schema::models::Entry;
+use starling_schema::models::{Entry, EntryKind};
+use starling_schema::value::Value;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use super::IndexOptions;
 use super::catalogue::{Catalogue, OwnLocation};
-use super::diff::{Diff, Frame, Settled, World};
+use super::diff::{Diff, Frame, Gone, Settled, World};
 use super::error::IndexError;
 use super::facts::Facts;
 use super::known::{Known, KnownSet};
@@ -57,7 +58,7 @@ impl Scanner {
         let known = self.catalogue.known(at, &self.stop).await?;
         presence.check_not_emptied(at, &known)?;
         let before = totals_of(&known);
-        let frame = self.frame(at, presence, false);
+        let frame = Self::frame(at, presence, false);
         let mut diff = tokio::task::spawn_blocking(move || Diff::new(frame, KnownSet::new(known)))
             .await
             .map_err(|_| IndexError::CutShort(at.path.clone()))?;
@@ -69,7 +70,8 @@ impl Scanner {
         }
         self.board.update(at.id, |progress| progress.phase = Phase::Settling);
         let settled = run.settle(&mut diff);
-        run.commit_settled(settled).await?;
+        run.push_all(settled.writes).await?;
+        run.delete(settled.gone).await?;
         let report = run.report(&diff);
         let mut after = before;
         after += diff.growth();
@@ -113,7 +115,7 @@ impl Scanner {
     }
 
     /// What a comparison is told of the location.
-    pub(super) fn frame(&self, at: &OwnLocation, presence: Presence, targeted: bool) -> Frame {
+    pub(super) fn frame(at: &OwnLocation, presence: Presence, targeted: bool) -> Frame {
         Frame { location: at.id, root_id: at.root, root: at.path.clone(), device: presence.device_number, targeted }
     }
 
@@ -216,12 +218,17 @@ impl Run<'_> {
         diff.settle(&mut || self.ids.next())
     }
 
-    /// Commits moves and deletions.
-    pub(super) async fn commit_settled(&mut self, settled: Settled) -> Result<(), IndexError> {
-        for write in settled.writes {
+    /// Puts writes into the next commits.
+    pub(super) async fn push_all(&mut self, writes: Vec<Write>) -> Result<(), IndexError> {
+        for write in writes {
             self.push(write).await?;
         }
-        for gone in settled.gone {
+        Ok(())
+    }
+
+    /// Puts deletions into the next commits.
+    pub(super) async fn delete(&mut self, gone: Vec<Gone>) -> Result<(), IndexError> {
+        for gone in gone {
             self.push(Write::delete(Entry::MODEL, gone.id)).await?;
         }
         Ok(())
@@ -244,6 +251,16 @@ impl Run<'_> {
         self.scanner.catalogue.commit(&self.at.path, writes, &self.scanner.stop).await?;
         self.scanner.board.update(self.at.id, |progress| progress.committed += count);
         Ok(())
+    }
+
+    /// The files among what waits for the next commit whose content hash is not known.
+    pub(super) fn unhashed(&self) -> Vec<RecordId> {
+        let file = Value::Int(EntryKind::File.code());
+        let needs_hash = |write: &&Write| match &write.action {
+            Action::Put(fields) => fields.get(Entry::KIND) == Some(&file) && fields.get(Entry::CONTENT_HASH).is_none(),
+            _ => false,
+        };
+        self.pending.iter().filter(needs_hash).map(|write| write.record).collect()
     }
 
     /// What was done, and what could not be read.

@@ -79,7 +79,9 @@ impl Service {
             hasher,
             stop,
         };
-        locations.into_iter().for_each(|at| service.keep(at));
+        for at in locations {
+            service.keep(at);
+        }
         Ok(service)
     }
 

@@ -32,6 +32,8 @@ diesel::table! {
 diesel::table! {
     /// The columns that the indexer reads of the entries.
     entry (id) {
+        /// The database's own number: reading by ranges of it bounds every query, whatever else the table holds.
+        rowid -> BigInt,
         id -> Binary,
         owner -> Binary,
         location -> Nullable<Binary>,
@@ -81,6 +83,7 @@ impl LocationRow {
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = entry)]
 pub(crate) struct EntryRow {
+    pub(crate) rowid: i64,
     pub(crate) id: RecordId,
     parent: Option<RecordId>,
     name: Option<String>,

@@ -13,7 +13,6 @@ use super::diff::{Diff, Settled};
 use super::error::IndexError;
 use super::known::{Known, KnownSet};
 use super::presence::{self, Presence};
-use super::progress::ScanReport;
 use super::rows;
 use super::scan::{Run, Scanner};
 use super::walk::Trouble;
@@ -21,7 +20,7 @@ use super::watch::{DEBOUNCE, Touched};
 
 /// How long to wait for the rest of a move before something counts as gone: the watch holds events back for
 /// [`DEBOUNCE`] and a quarter, so half of a move that we saw on disk may not have been told yet.
-const LATE_EVENTS: Duration = Duration::from_millis(DEBOUNCE.as_millis() as u64 * 3 / 2);
+const LATE_EVENTS: Duration = DEBOUNCE.saturating_add(Duration::from_millis(250));
 
 /// How often to look again at most: once for late events, once for each level of moves within moves that programs
 /// make in practice. In a folder that never rests, the last look counts.
@@ -30,8 +29,13 @@ const LOOKS_MAX: usize = 4;
 /// What a scan of some directories came to.
 #[derive(Debug)]
 pub(crate) enum Targeted {
-    /// Done, except for these paths: they make sense only now that the rest is committed.
-    Done(ScanReport, Vec<PathBuf>),
+    /// Done.
+    Done {
+        /// Files to hash.
+        unhashed: Vec<RecordId>,
+        /// Paths that make sense only now that the rest is committed.
+        later: Vec<PathBuf>,
+    },
     /// The library does not know the location's root, or too much is new or moved: scan all of it.
     NeedsFullScan,
 }
@@ -94,15 +98,15 @@ impl Scanner {
         deep: &[RecordId],
     ) -> Result<Option<Look<'_>>, IndexError> {
         let presence = self.presence(at).await?;
-        let existing = self.blocking(at, move |at| presence::existing_directories(&at.path, touched)).await?;
+        let existing = self.blocking(at, move |at| presence::existing_directories(&at.path, &touched)).await?;
         let near = self.catalogue.neighbourhood(at, existing, &self.stop).await?;
         if near.directories.is_empty() {
             return Ok(None);
         }
         let below = self.catalogue.below(at, deep.to_vec(), &self.stop).await?;
-        let known = known_once(&near, below);
+        let known = known_once(&near, &below);
         presence.check_not_emptied(at, known.rows())?;
-        let mut diff = Diff::new(self.frame(at, presence, true), known);
+        let mut diff = Diff::new(Self::frame(at, presence, true), known);
         for directory in &near.directories {
             if let (Some(above), Some(parent)) = (directory.path.parent(), directory.row.parent) {
                 diff.place_directory(above.to_owned(), parent);
@@ -154,6 +158,8 @@ impl Scanner {
         if self.presence(at).await? != presence {
             return Err(IndexError::Absent { path: at.path.clone(), reason: presence::REPLACED.to_owned() });
         }
+        run.push_all(settled.writes).await?;
+        let unhashed = run.unhashed();
         // What lay in a directory that is gone went with it, except what was found again elsewhere.
         let directories = settled.gone.iter().filter(|gone| gone.is_directory).map(|gone| gone.id).collect();
         let mut spared = diff.surviving();
@@ -164,7 +170,7 @@ impl Scanner {
                 run.push(Write::delete(Entry::MODEL, row.id)).await?;
             }
         }
-        run.commit_settled(settled).await?;
+        run.delete(settled.gone).await?;
         let report = run.report(&diff);
         let mut after = at.totals;
         after += diff.growth();
@@ -173,7 +179,7 @@ impl Scanner {
         }
         run.flush().await?;
         at.totals = after;
-        Ok(Targeted::Done(report, later))
+        Ok(Targeted::Done { unhashed, later })
     }
 
     async fn sleep(&self, time: Duration) -> Result<(), IndexError> {
@@ -185,9 +191,9 @@ impl Scanner {
 }
 
 /// The directories, what they hold and what was loaded beyond, each once: a touched directory may lie in another.
-fn known_once(near: &Neighbourhood, below: Vec<Known>) -> KnownSet {
+fn known_once(near: &Neighbourhood, below: &[Known]) -> KnownSet {
     let mut taken = HashSet::new();
     let directories = near.directories.iter().map(|directory| &directory.row);
-    let rows = directories.chain(&near.children).chain(&below);
+    let rows = directories.chain(&near.children).chain(below);
     KnownSet::new(rows.filter(|row| taken.insert(row.id)).cloned().collect())
 }

@@ -258,33 +258,3 @@ async fn a_big_folder_that_comes_while_watching_is_taken_by_a_full_scan() {
     let expected = i64::try_from(scan::COMMIT_ROWS_MAX + 102).unwrap();
     world.until("all", async |world| world.locations().await[0].totals.entries == expected).await;
 }
-
-#[actix::test]
-#[ignore = "a measurement"]
-async fn measure_a_hundred_thousand_files() {
-    let folder = tempfile::tempdir().unwrap();
-    for outer in 0..1_000 {
-        let path = folder.path().join(outer.to_string());
-        fs::create_dir(&path).unwrap();
-        (0..100).for_each(|n| fs::write(path.join(n.to_string()), "").unwrap());
-    }
-    let begun = std::time::Instant::now();
-    let root = folder.path().to_owned();
-    let walked = tokio::task::spawn_blocking(move || walk::tests::collect(&walk::tests::plan(&root)).found).await;
-    let finds = walked.unwrap();
-    println!("walk {:?}", begun.elapsed());
-    let frame = diff::Frame {
-        location: RecordId::MIN,
-        root_id: RecordId::MIN,
-        root: folder.path().to_owned(),
-        device: finds[0].device,
-        targeted: false,
-    };
-    let mut diff = diff::Diff::new(frame, known::KnownSet::default());
-    let begun = std::time::Instant::now();
-    let environment = starling::environment::Environment::system();
-    let mut fresh = || environment.new_id();
-    let mut world = diff::World { fresh: &mut fresh, inode_at: &|_| None };
-    let writes: Vec<_> = finds.into_iter().filter_map(|found| diff.take(found, &mut world)).collect();
-    println!("diff {:?} of {}", begun.elapsed(), writes.len());
-}

@@ -32,7 +32,7 @@ pub(crate) struct MountedVolume {
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Mount {
     device: String,
-    mount_point: PathBuf,
+    point: PathBuf,
     file_system: String,
     source: String,
 }
@@ -56,10 +56,10 @@ impl MountedVolume {
         };
         let fingerprint = match disk_id(&mount.source) {
             Some(id) => format!("uuid:{id}"),
-            None => format!("{}:{}:{}", mount.file_system, mount.source, mount.mount_point.display()),
+            None => format!("{}:{}:{}", mount.file_system, mount.source, mount.point.display()),
         };
         let removable = removable(&mount.device);
-        let Mount { mount_point, file_system, .. } = mount;
+        let Mount { point: mount_point, file_system, .. } = mount;
         Ok(Self { fingerprint, mount_point, file_system: Some(file_system), capacity, available, removable })
     }
 
@@ -89,9 +89,7 @@ impl MountedVolume {
 /// The mount that a path lies in: the longest mount point above it, the last one where several lie on each other.
 fn innermost(list: &[u8], path: &Path) -> Option<Mount> {
     let mounts = list.split(|byte| *byte == b'\n').filter_map(parse_mount);
-    mounts
-        .filter(|mount| path.starts_with(&mount.mount_point))
-        .max_by_key(|mount| mount.mount_point.components().count())
+    mounts.filter(|mount| path.starts_with(&mount.point)).max_by_key(|mount| mount.point.components().count())
 }
 
 /// Reads `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`: number 3 is the device,
@@ -99,11 +97,11 @@ fn innermost(list: &[u8], path: &Path) -> Option<Mount> {
 fn parse_mount(line: &[u8]) -> Option<Mount> {
     let mut words = line.split(|byte| *byte == b' ');
     let device = String::from_utf8_lossy(words.nth(2)?).into_owned();
-    let mount_point = names::os_name(&unescape(words.nth(1)?))?;
+    let point = names::os_name(&unescape(words.nth(1)?))?;
     let mut after_dash = words.skip_while(|word| *word != b"-").skip(1);
     let file_system = String::from_utf8_lossy(after_dash.next()?).into_owned();
     let source = String::from_utf8_lossy(&unescape(after_dash.next()?)).into_owned();
-    Some(Mount { device, mount_point: mount_point.into(), file_system, source })
+    Some(Mount { device, point: point.into(), file_system, source })
 }
 
 /// Undoes the kernel's `\040` for blanks and the like.
@@ -176,7 +174,7 @@ mod tests {
         assert_eq!(of("/media/other").file_system, "tmpfs");
         let stick = of("/media/usb stick/photos");
         assert_eq!((stick.device.as_str(), stick.file_system.as_str()), ("8:17", "vfat"));
-        assert_eq!(stick.mount_point, Path::new("/media/usb stick"));
+        assert_eq!(stick.point, Path::new("/media/usb stick"));
     }
 
     #[test]

@@ -108,7 +108,9 @@ impl Watch {
             touched.0.send_if_modified(|set| {
                 match result {
                     Ok(events) => {
-                        events.iter().for_each(|event| set.add_event(&own_root, exclude.as_deref(), &event.event));
+                        for event in &events {
+                            set.add_event(&own_root, exclude.as_deref(), &event.event);
+                        }
                     }
                     Err(_) => set.add_everything(),
                 }
