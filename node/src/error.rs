@@ -146,6 +146,7 @@ impl From<JoinError> for CliError {
         match error {
             JoinError::Ticket(_) | JoinError::Refused(_) => Self::new(ErrorKind::PairingRefused, message)
                 .hint("ask for a new ticket: run `starling invite` on a device of the library"),
+            JoinError::Version(_) => Self::new(ErrorKind::VersionMismatch, message),
             JoinError::Unreachable(_) => Self::new(ErrorKind::Failed, message)
                 .hint("check that the inviting peer is running and that this device can reach it"),
             JoinError::Storage(_) => Self::new(ErrorKind::Storage, message),
