@@ -1,0 +1,123 @@
+//! A database without a peer around it, for tests: the models' tables in memory, and writes applied as they are.
+
+use std::sync::{Arc, Mutex};
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+use starling::environment::Environment;
+use starling::{CommitError, QueryError, Receipt};
+use starling_schema::change::{Action, Write};
+use starling_schema::ids::{DeviceId, RecordId};
+use starling_schema::model::{ModelSpec, Syncable};
+use starling_schema::models::{Entry, Location, Volume};
+use starling_schema::value::{Fields, Value};
+
+const TABLES: &str = include_str!("../../../migrations/2026-11-22-000002_models/up.sql");
+
+/// What tests index into.
+#[derive(Clone)]
+pub(crate) struct Bench {
+    inner: Arc<Mutex<Inner>>,
+    environment: Environment,
+}
+
+struct Inner {
+    connection: SqliteConnection,
+    commits: Vec<usize>,
+    refusals: Vec<CommitError>,
+}
+
+impl std::fmt::Debug for Bench {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bench").finish_non_exhaustive()
+    }
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let mut connection = SqliteConnection::establish(":memory:").unwrap();
+        connection.batch_execute(TABLES).unwrap();
+        let inner = Inner { connection, commits: Vec::new(), refusals: Vec::new() };
+        Self { inner: Arc::new(Mutex::new(inner)), environment: Environment::system() }
+    }
+
+    pub(crate) fn device(&self) -> DeviceId {
+        DeviceId(RecordId::derived("test", &[b"device"]).0)
+    }
+
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// Refuses as many of the next commits as there are errors, last error first.
+    pub(crate) fn refuse(&self, errors: Vec<CommitError>) {
+        self.inner.lock().unwrap().refusals = errors;
+    }
+
+    /// How many writes each commit since the last call had.
+    pub(crate) fn take_commits(&self) -> Vec<usize> {
+        std::mem::take(&mut self.inner.lock().unwrap().commits)
+    }
+
+    pub(crate) fn query<T>(
+        &self,
+        read: impl FnOnce(&mut SqliteConnection) -> Result<T, QueryError>,
+    ) -> Result<T, QueryError> {
+        read(&mut self.inner.lock().unwrap().connection)
+    }
+
+    pub(crate) fn commit(&self, writes: Vec<Write>) -> Result<Receipt, CommitError> {
+        let owner = self.device();
+        let mut inner = self.inner.lock().unwrap();
+        if let Some(error) = inner.refusals.pop() {
+            return Err(error);
+        }
+        inner.commits.push(writes.len());
+        inner
+            .connection
+            .transaction(|connection| writes.iter().try_for_each(|write| apply(connection, owner, write)))
+            .map_err(|error: diesel::result::Error| CommitError::Storage(error.to_string()))?;
+        Ok(Receipt::default())
+    }
+}
+
+fn apply(connection: &mut SqliteConnection, owner: DeviceId, write: &Write) -> QueryResult<()> {
+    let spec = [Volume::SPEC, Location::SPEC, Entry::SPEC].into_iter().find(|spec| spec.id == write.model).unwrap();
+    let id = hex::encode(write.record.as_bytes());
+    match &write.action {
+        Action::Put(fields) => {
+            connection.batch_execute(&format!("DELETE FROM {} WHERE id = x'{id}'", spec.name))?;
+            let owner = hex::encode(owner.0.as_bytes());
+            connection.batch_execute(&format!(
+                "INSERT INTO {} (id, owner, version) VALUES (x'{id}', x'{owner}', 1)",
+                spec.name
+            ))?;
+            set(connection, &spec, &id, fields)
+        }
+        Action::Patch(fields) => set(connection, &spec, &id, fields),
+        Action::Delete => connection.batch_execute(&format!("DELETE FROM {} WHERE id = x'{id}'", spec.name)),
+        Action::Restore => unreachable!("device-owned records are not restored"),
+    }
+}
+
+fn set(connection: &mut SqliteConnection, spec: &ModelSpec, id: &str, fields: &Fields) -> QueryResult<()> {
+    let assignments: Vec<String> =
+        fields.iter().map(|(no, value)| format!("{} = {}", spec.column(no).unwrap().name, literal(value))).collect();
+    if assignments.is_empty() {
+        return Ok(());
+    }
+    connection.batch_execute(&format!("UPDATE {} SET {} WHERE id = x'{id}'", spec.name, assignments.join(", ")))
+}
+
+fn literal(value: &Value) -> String {
+    match value {
+        Value::Null => "NULL".to_owned(),
+        Value::Bool(it) => i64::from(*it).to_string(),
+        Value::Int(it) => it.to_string(),
+        Value::Real(it) => it.to_string(),
+        Value::Text(it) => format!("'{}'", it.replace('\'', "''")),
+        Value::Bytes(it) => format!("x'{}'", hex::encode(it)),
+        Value::Id(it) => format!("x'{}'", hex::encode(it.as_bytes())),
+    }
+}

@@ -1,0 +1,240 @@
+//! Keeps one location: the only one that writes its rows, so scans, watch events and hashes never race.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::catalogue::{OwnLocation, UnhashedPlace};
+use super::error::IndexError;
+use super::hash::{HashRequest, HashedFile};
+use super::progress::{Phase, ScanReport};
+use super::rows;
+use super::scan::Scanner;
+use super::targeted::Targeted;
+use super::watch::{Touched, TouchedSet, Watch};
+
+/// How often a location that cannot be watched is scanned: changes show within minutes, and the disk mostly rests.
+const RESCAN_EVERY: Duration = Duration::from_mins(5);
+
+/// How often we look whether an absent folder is back: soon after a disk is plugged in.
+const LOOK_FOR_ABSENT_EVERY: Duration = Duration::from_secs(15);
+
+/// How often touched directories are looked at again that could not be placed, before all of the location is scanned.
+const PASSES_MAX: usize = 3;
+
+/// How many orders may wait for a location.
+pub(crate) const ORDERS_WAITING_MAX: usize = 16;
+
+/// How a scan ended.
+pub(crate) type ScanResult = Result<ScanReport, IndexError>;
+
+/// What a location is asked to do.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Scan all of it and say how that ended.
+    Rescan(oneshot::Sender<ScanResult>),
+    /// Say how the last full scan ended, once none is under way.
+    Settled(oneshot::Sender<ScanResult>),
+    /// Commit these hashes, as far as the files are still as they were, and say when that is done.
+    Hashed(Vec<HashedFile>, oneshot::Sender<()>),
+}
+
+/// One location's keeper.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    at: OwnLocation,
+    scanner: Scanner,
+    orders: mpsc::Receiver<Order>,
+    /// For the hasher: hashes come back as orders.
+    own_orders: mpsc::WeakSender<Order>,
+    /// None when contents are not to be hashed.
+    hasher: Option<mpsc::Sender<HashRequest>>,
+    touched: Touched,
+    watch: Option<Watch>,
+    /// Why there is no watch though there should be.
+    unwatched: Option<String>,
+    last: ScanResult,
+    next_scan: Option<Instant>,
+}
+
+impl Keeper {
+    /// A keeper that has not begun, and where it takes orders.
+    pub(crate) fn new(
+        at: OwnLocation,
+        scanner: Scanner,
+        hasher: Option<mpsc::Sender<HashRequest>>,
+    ) -> (Self, mpsc::Sender<Order>) {
+        let (sender, orders) = mpsc::channel(ORDERS_WAITING_MAX);
+        let keeper = Self {
+            at,
+            scanner,
+            orders,
+            own_orders: sender.downgrade(),
+            hasher,
+            touched: Touched::new(),
+            watch: None,
+            unwatched: None,
+            last: Err(IndexError::Stopped),
+            next_scan: None,
+        };
+        (keeper, sender)
+    }
+
+    /// Scans, then follows orders and what the watch sees, until told to stop or until nobody can give orders.
+    pub(crate) async fn run(mut self) {
+        let stop = self.scanner.stop.clone();
+        self.scan().await;
+        while !stop.is_set() {
+            let next_scan = self.next_scan;
+            tokio::select! {
+                () = stop.wait() => break,
+                order = self.orders.recv() => match order {
+                    Some(order) => self.obey(order).await,
+                    None => break,
+                },
+                () = self.touched.some() => self.look_at_touched().await,
+                () = sleep_until(next_scan) => self.scan().await,
+            }
+        }
+    }
+
+    async fn obey(&mut self, order: Order) {
+        match order {
+            Order::Rescan(reply) => {
+                self.scan().await;
+                // Whoever asked may have gone in the meantime.
+                if reply.send(self.last.clone()).is_err() {}
+            }
+            Order::Settled(reply) => if reply.send(self.last.clone()).is_err() {},
+            Order::Hashed(files, done) => {
+                if let Err(error) = self.commit_hashes(files).await {
+                    self.report(&error, "hashes not committed");
+                }
+                if done.send(()).is_err() {}
+            }
+        }
+    }
+
+    /// Scans all. The watch comes first, so that nothing happens unseen between the two.
+    async fn scan(&mut self) {
+        if self.watch.is_none() {
+            self.start_watch().await;
+        }
+        self.touched.take();
+        let result = self.scanner.full(&mut self.at).await;
+        let before = std::mem::replace(&mut self.last, result);
+        self.scanner.board.end(self.at.id, &self.last);
+        self.next_scan = match &self.last {
+            Ok(_) if self.watch.is_some() || !self.scanner.options.watch => None,
+            Err(IndexError::Absent { .. }) => Some(Instant::now() + LOOK_FOR_ABSENT_EVERY),
+            Ok(_) | Err(_) => Some(Instant::now() + RESCAN_EVERY),
+        };
+        match &self.last {
+            Ok(report) => {
+                self.scanner.board.update(self.at.id, |progress| progress.problem.clone_from(&self.unwatched));
+                if report.errors > 0 {
+                    tracing::warn!(path = %self.at.path.display(), errors = report.errors, "some paths cannot be read");
+                }
+                // After the first scan, for what an earlier run left; then only when there is something new.
+                if before.is_err() || report.created + report.changed > 0 {
+                    self.ask_for_hashes(UnhashedPlace::After(0));
+                }
+            }
+            Err(error) => {
+                // A watch on a folder that is gone sees nothing when it comes back.
+                self.watch = None;
+                if before != self.last {
+                    self.report(error, "scan failed");
+                }
+            }
+        }
+    }
+
+    /// Looks at the touched directories, and again at those that only then can be placed.
+    async fn look_at_touched(&mut self) {
+        let TouchedSet { directories, everything } = self.touched.take();
+        let mut waiting: Vec<PathBuf> = directories.into_iter().collect();
+        for _ in 0..PASSES_MAX {
+            if everything || waiting.is_empty() {
+                break;
+            }
+            match self.scanner.targeted(&mut self.at, waiting, &self.touched).await {
+                Ok(Targeted::Done { unhashed, later }) => {
+                    if !unhashed.is_empty() {
+                        self.ask_for_hashes(UnhashedPlace::These(unhashed));
+                    }
+                    waiting = later;
+                }
+                Err(IndexError::Stopped) => return,
+                // After an error a full scan says whether the folder is gone, and when to try again.
+                Ok(Targeted::NeedsFullScan) | Err(_) => return self.scan().await,
+            }
+        }
+        if everything || !waiting.is_empty() {
+            self.scan().await;
+        }
+    }
+
+    async fn start_watch(&mut self) {
+        if !self.scanner.options.watch {
+            return;
+        }
+        let (root, exclude, touched) = (self.at.path.clone(), self.scanner.options.data.clone(), self.touched.clone());
+        let start = tokio::task::spawn_blocking(move || Watch::start(&root, exclude, touched));
+        let started = tokio::select! {
+            () = self.scanner.stop.wait() => return,
+            started = start => started,
+        };
+        match started {
+            Ok(Ok(watch)) => {
+                self.watch = Some(watch);
+                self.unwatched = None;
+            }
+            Ok(Err(problem)) => {
+                // Of a folder that is not there, the scan says so.
+                if self.unwatched.as_ref() != Some(&problem) && self.at.path.is_dir() {
+                    tracing::warn!("{problem}");
+                }
+                self.unwatched = Some(problem);
+            }
+            // The runtime is shutting down.
+            Err(_) => {}
+        }
+    }
+
+    fn ask_for_hashes(&self, place: UnhashedPlace) {
+        if let (Some(hasher), Some(orders)) = (&self.hasher, self.own_orders.upgrade()) {
+            // With no room, the next scan asks again.
+            if hasher.try_send(HashRequest { at: self.at.clone(), place, orders }).is_ok() {
+                self.scanner.board.update(self.at.id, |progress| progress.phase = Phase::Hashing);
+            }
+        }
+    }
+
+    async fn commit_hashes(&mut self, files: Vec<HashedFile>) -> Result<(), IndexError> {
+        let (catalogue, stop) = (&self.scanner.catalogue, &self.scanner.stop);
+        let asked = files.iter().map(|file| (file.id, file.size, file.modified_ms)).collect();
+        let same = catalogue.still_as(&self.at, asked, stop).await?;
+        let current = files.iter().filter(|file| same.contains(&file.id));
+        let writes: Vec<_> = current.map(|file| rows::content_hash(file.id, &file.hash)).collect();
+        let count = writes.len() as u64;
+        catalogue.commit(&self.at.path, writes, stop).await?;
+        self.scanner.board.update(self.at.id, |progress| progress.hashed += count);
+        Ok(())
+    }
+
+    fn report(&self, error: &IndexError, what: &'static str) {
+        if *error != IndexError::Stopped {
+            tracing::warn!(location = %self.at.id, %error, "{what}");
+        }
+    }
+}
+
+async fn sleep_until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
