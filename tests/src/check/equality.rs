@@ -22,8 +22,8 @@ async fn digest(node: &Node) -> String {
     digest.unwrap_or_else(|error| panic!("{}: {error}", node.name())).0
 }
 
-/// What keeps these devices from being in sync and equal; none when they are.
-pub async fn difference(nodes: &[Node]) -> Option<String> {
+/// Which of these devices is not in sync by what it says itself, and why; none when all are.
+pub async fn lagging(nodes: &[Node]) -> Option<String> {
     for node in nodes {
         let status = node.status().await;
         if !status.verdict.in_sync {
@@ -31,17 +31,30 @@ pub async fn difference(nodes: &[Node]) -> Option<String> {
             return Some(format!("{name} is not in sync: {}\n{state:?}, {:?}", verdict.reason, status.queues));
         }
     }
-    let (first, others) = nodes.split_first()?;
-    let expected = digest(first).await;
+    None
+}
+
+/// Whether these devices hold the same.
+pub async fn are_equal(nodes: &[Node]) -> bool {
+    let Some((first, others)) = nodes.split_first() else { return true };
+    let expected = (digest(first).await, first.conflicts().await);
     for other in others {
-        if digest(other).await != expected {
-            return first_difference(first, other).await;
+        if (digest(other).await, other.conflicts().await) != expected {
+            return false;
         }
     }
-    for other in others {
-        let conflicts = (first.conflicts().await, other.conflicts().await);
+    true
+}
+
+/// Where devices differ; none when they are equal.
+pub async fn difference(nodes: &[Node]) -> Option<String> {
+    for pair in nodes.windows(2) {
+        if let Some(difference) = first_difference(&pair[0], &pair[1]).await {
+            return Some(difference);
+        }
+        let conflicts = (pair[0].conflicts().await, pair[1].conflicts().await);
         if conflicts.0 != conflicts.1 {
-            return Some(format!("conflicts of {} and {} differ:\n{conflicts:#?}", first.name(), other.name()));
+            return Some(format!("conflicts of {} and {} differ:\n{conflicts:#?}", pair[0].name(), pair[1].name()));
         }
     }
     None

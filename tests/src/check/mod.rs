@@ -3,5 +3,5 @@
 mod equality;
 mod integrity;
 
-pub use equality::{assert_equal, difference, dump, first_difference};
+pub use equality::{are_equal, assert_equal, difference, dump, first_difference, lagging};
 pub use integrity::intact;

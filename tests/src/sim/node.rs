@@ -156,6 +156,11 @@ impl Node {
         self.0.skew_ms.store(skew_ms, Ordering::Relaxed);
     }
 
+    pub(super) fn shift_clock(&self, time: Duration) {
+        let ms = i64::try_from(time.as_millis()).expect("a few years at most");
+        self.0.skew_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
     /// Copies the database as it is now.
     #[must_use]
     pub fn backup(&self) -> Backup {

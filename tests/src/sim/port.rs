@@ -78,7 +78,7 @@ impl Port {
 
     fn ask(&self, what: Ask) {
         if let Err(error) = self.network.try_send(Asked { by: self.attachment, what }) {
-            tracing::error!(%error, node = self.attachment.node, "the simulated network did not take a message");
+            tracing::debug!(%error, node = self.attachment.node, "the simulated network did not take a message");
         }
     }
 }

@@ -150,10 +150,10 @@ fn another_seed_gives_another_trace() {
 }
 
 #[test]
-fn virtual_days_cost_no_time() {
+fn an_idle_hour_ends_with_the_next_edit() {
     Cluster::run(9, async |cluster| {
         let [a, _] = cluster.library(["a", "b"]).await;
-        cluster.pass(Duration::from_hours(24)).await;
+        cluster.pass(Duration::from_hours(1)).await;
         a.add_tag("the next day").await;
         cluster.settle(SOON).await;
     });
