@@ -38,6 +38,8 @@ pub struct Conditions {
     pub unlinked: BTreeSet<(NodeNo, NodeNo)>,
     /// Nodes whose cable is pulled.
     pub down: BTreeSet<NodeNo>,
+    /// Nodes whose process was killed: they say nothing more. Healing does not bring them back.
+    pub dead: BTreeSet<NodeNo>,
     /// Whether broadcasts are carried at all.
     pub gossip: bool,
     /// Whether nodes that can reach each other find each other by themselves, as on a local network.
@@ -53,6 +55,7 @@ impl Default for Conditions {
             cuts: BTreeSet::new(),
             unlinked: BTreeSet::new(),
             down: BTreeSet::new(),
+            dead: BTreeSet::new(),
             gossip: true,
             discovery: true,
         }
@@ -66,7 +69,7 @@ impl Conditions {
         let group = |node: NodeNo| self.groups.iter().position(|group| group.contains(&node));
         let apart = matches!((group(from), group(to)), (Some(a), Some(b)) if a != b);
         let unlinked = self.unlinked.contains(&(from.min(to), from.max(to)));
-        let down = self.down.contains(&from) || self.down.contains(&to);
+        let down = [from, to].iter().any(|node| self.down.contains(node) || self.dead.contains(node));
         !(apart || unlinked || down || self.cuts.contains(&(from, to)))
     }
 

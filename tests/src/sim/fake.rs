@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use parking_lot::Mutex;
-use starling::network::{Admit, Dial, EVENTS_MAX, NetworkAddress, NetworkError, NetworkEvent, Publish, Request, Verdict};
+use starling::network::{Admit, Dial, Disconnect, EVENTS_MAX, NetworkAddress, NetworkError, NetworkEvent, Publish, Request, Verdict};
 use starling::proto::pairing::{Ticket, proof};
 use starling_schema::ids::LibraryId;
 use starling_schema::key::{DeviceKey, DeviceSecret};
@@ -38,12 +38,21 @@ pub struct Heard {
     pub connected: u64,
 }
 
+impl Heard {
+    /// How many batches were sent to it directly.
+    #[must_use]
+    pub fn batches(&self) -> usize {
+        self.requests.iter().filter(|envelope| envelope.payload.clone().into_batch().is_ok()).count()
+    }
+}
+
 /// What the played device knows, and what it tells those who ask.
 struct Script {
     secret: DeviceSecret,
     library: LibraryId,
     statements: Vec<Signed>,
     heads: Watermarks,
+    refusal: Option<String>,
     heard: Heard,
 }
 
@@ -64,8 +73,9 @@ impl FakeMember {
     /// Plays a device that belongs to nothing, on the network of a library. It lets everybody connect.
     pub async fn stranger(cluster: &Cluster, library: LibraryId, seed: u8) -> Self {
         let secret = DeviceSecret::from_bytes(&[seed; 32]);
-        let (statements, heads, heard) = (Vec::new(), Watermarks::new(), Heard::default());
-        let script = Arc::new(Mutex::new(Script { secret: secret.clone(), library, statements, heads, heard }));
+        let (statements, heads, refusal, heard) = (Vec::new(), Watermarks::new(), None, Heard::default());
+        let script = Script { secret: secret.clone(), library, statements, heads, refusal, heard };
+        let script = Arc::new(Mutex::new(script));
         let events = Ears(script.clone()).start().recipient();
         let number = FAKES_FROM + usize::from(seed);
         let network = cluster.network().factory(number)(secret.public(), library, events);
@@ -141,6 +151,11 @@ impl FakeMember {
         self.script.lock().heads.raise(stream, through);
     }
 
+    /// Refuses every batch that is sent to it directly from now on, with this message; none: takes them again.
+    pub fn refuse_batches(&self, message: Option<&str>) {
+        self.script.lock().refusal = message.map(str::to_owned);
+    }
+
     /// The hello that it says.
     #[must_use]
     pub fn hello(&self) -> Hello {
@@ -174,6 +189,11 @@ impl FakeMember {
         self.network.dial.send(Dial { peer, addresses }).await.expect("the network runs")
     }
 
+    /// Closes its connection with a device.
+    pub async fn disconnect(&self, peer: DeviceKey) {
+        self.network.disconnect.send(Disconnect(peer)).await.expect("the network runs");
+    }
+
     /// Wraps a payload as a message of this device.
     #[must_use]
     pub fn envelope(&self, payload: SyncPayload) -> SyncEnvelope {
@@ -199,15 +219,43 @@ impl FakeMember {
         self.network.request.send(Request { peer, bytes }).await.expect("the network runs")
     }
 
-    /// Asks a real device something and gives the payload of its answer, which must be from that device and about the
+    /// Asks something and gives the whole answer.
+    pub async fn envelope_in_answer_to(&self, peer: DeviceKey, payload: SyncPayload) -> SyncEnvelope {
+        let bytes = self.envelope(payload).encode(UNPACKED_BYTES_MAX).expect("the message fits");
+        self.answer_to_bytes(peer, bytes).await
+    }
+
+    /// Asks something and gives what the answer says, whoever gives it.
+    pub async fn answer_to(&self, peer: DeviceKey, payload: SyncPayload) -> SyncPayload {
+        self.envelope_in_answer_to(peer, payload).await.payload
+    }
+
+    /// Asks a real device something and gives what the answer says, which must be from that device and about the
     /// library.
     pub async fn ask(&self, node: &Node, peer: DeviceKey, payload: SyncPayload) -> SyncPayload {
-        let question = self.envelope(payload);
-        let bytes = question.encode(UNPACKED_BYTES_MAX).expect("the message fits");
-        let answer = self.ask_bytes(peer, bytes).await.unwrap_or_else(|error| panic!("no answer: {error}"));
-        let answer = SyncEnvelope::decode(&answer).unwrap_or_else(|error| panic!("no message: {error}"));
-        assert_eq!((answer.library, answer.device), (question.library, node.id()), "who answers about what");
+        let library = self.script.lock().library;
+        let answer = self.envelope_in_answer_to(peer, payload).await;
+        assert_eq!((answer.library, answer.device), (library, node.id()), "who answers about what");
         answer.payload
+    }
+
+    /// Asks what must be refused, and gives what kind of refusal comes back.
+    pub async fn ask_refused(&self, peer: DeviceKey, payload: SyncPayload) -> RefusalKind {
+        let bytes = self.envelope(payload).encode(UNPACKED_BYTES_MAX).expect("the message fits");
+        self.refused_bytes(peer, bytes).await
+    }
+
+    /// Sends bytes that must be refused, and gives what kind of refusal comes back.
+    pub async fn refused_bytes(&self, peer: DeviceKey, bytes: Vec<u8>) -> RefusalKind {
+        match self.answer_to_bytes(peer, bytes).await.payload {
+            SyncPayload::Error(refusal) => refusal.kind,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    async fn answer_to_bytes(&self, peer: DeviceKey, bytes: Vec<u8>) -> SyncEnvelope {
+        let answer = self.ask_bytes(peer, bytes).await.unwrap_or_else(|error| panic!("no answer: {error}"));
+        SyncEnvelope::decode(&answer).unwrap_or_else(|error| panic!("no message: {error}"))
     }
 }
 
@@ -237,11 +285,11 @@ impl Script {
             SyncPayload::StateRequest(_) => up_to_date(StreamKind::State),
             SyncPayload::SharedChangeRequest(_) => up_to_date(StreamKind::Shared),
             other => match other.into_batch() {
-                Ok(batch) => SyncPayload::ack(batch.stream, batch.through, batch.through),
-                Err(_) => {
-                    let message = "this device is played".to_owned();
-                    SyncPayload::Error(Refusal { kind: RefusalKind::BadRequest, message })
-                }
+                Ok(batch) => match &self.refusal {
+                    Some(message) => refusal(message),
+                    None => SyncPayload::ack(batch.stream, batch.through, batch.through),
+                },
+                Err(_) => refusal("this device is played"),
             },
         }
     }
@@ -250,6 +298,10 @@ impl Script {
         self.heard.bytes += bytes.len() as u64;
         SyncEnvelope::decode(bytes).ok()
     }
+}
+
+fn refusal(message: &str) -> SyncPayload {
+    SyncPayload::Error(Refusal { kind: RefusalKind::BadRequest, message: message.to_owned() })
 }
 
 /// Hears what the network tells the played device.

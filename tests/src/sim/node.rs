@@ -12,6 +12,7 @@ use starling::environment::{Environment, WallClock};
 use starling::status::Status;
 use starling::{Conflict, JoinError, NetworkChoice, PeerHandle, PeerOptions, Registry};
 use starling_schema::ids::DeviceId;
+use starling_schema::key::{DeviceKey, DeviceSecret};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -40,7 +41,7 @@ struct Inner {
     peer: RefCell<Option<PeerHandle>>,
 }
 
-/// A copy of a device's database as it was.
+/// A copy of a device's data directory as it was.
 #[derive(Debug)]
 pub struct Backup(TempDir);
 
@@ -79,6 +80,17 @@ impl Node {
     #[must_use]
     pub fn id(&self) -> DeviceId {
         self.peer().device()
+    }
+
+    /// Its key.
+    ///
+    /// # Panics
+    /// When it has none yet.
+    #[must_use]
+    pub fn key(&self) -> DeviceKey {
+        let text = fs::read_to_string(self.0.data.join("device.key")).expect("a device that was started has a key");
+        let bytes: [u8; 32] = hex::decode(text.trim()).expect("a key is hex").try_into().expect("a key has 32 bytes");
+        DeviceSecret::from_bytes(&bytes).public()
     }
 
     /// The running peer.
@@ -143,12 +155,23 @@ impl Node {
 
     /// Kills the peer: of what it did, only what the file system had at this instant is left, and it says nothing more.
     pub async fn kill(&self) {
-        let files = copy_files(&self.0.data);
+        let copy = self.copy();
+        self.die_to(&copy).await;
+    }
+
+    /// Copies the data directory as a crash at this instant would leave it.
+    #[must_use]
+    pub fn copy(&self) -> Backup {
+        Backup(copy_files(&self.0.data))
+    }
+
+    /// Kills the peer as if it had been at the instant of the copy.
+    pub async fn die_to(&self, copy: &Backup) {
         let number = self.0.number;
-        self.0.network.change(move |conditions| drop(conditions.down.insert(number))).await;
+        self.0.network.change(move |conditions| drop(conditions.dead.insert(number))).await;
         self.stop().await;
-        put_files(files.path(), &self.0.data);
-        self.0.network.change(move |conditions| drop(conditions.down.remove(&number))).await;
+        put_files(copy.0.path(), &self.0.data);
+        self.0.network.change(move |conditions| drop(conditions.dead.remove(&number))).await;
     }
 
     /// Sets the wall clock off by so many milliseconds.
@@ -159,12 +182,6 @@ impl Node {
     pub(super) fn shift_clock(&self, time: Duration) {
         let ms = i64::try_from(time.as_millis()).expect("a few years at most");
         self.0.skew_ms.fetch_add(ms, Ordering::Relaxed);
-    }
-
-    /// Copies the database as it is now.
-    #[must_use]
-    pub fn backup(&self) -> Backup {
-        Backup(copy_files(&self.0.data))
     }
 
     /// Puts an older copy of the database in place; key and other files stay. The peer must not run.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use starling::status::LibraryState;
 use starling_schema::ids::RecordId;
 use starling_schema::models::{Location, Tag};
 use starling_tests::check;
@@ -75,20 +76,37 @@ fn the_next_edit_of_b_wins_over_what_it_saw_of_a_peer_whose_clock_is_minutes_ahe
 fn a_stamp_ten_years_ahead_is_parked_its_author_named_and_applied_when_time_allows() {
     const TEN_YEARS_MS: i64 = 10 * 365 * 86_400_000;
     Cluster::run(304, async |cluster| {
-        let [a, b] = cluster.library(["a", "b"]).await;
+        let [a, b] = cluster.library(["traveller", "b"]).await;
         a.skew_ms(TEN_YEARS_MS);
         let tag = a.add_tag("from the future").await;
         cluster.pass(SOON).await;
         let status = b.status().await;
         assert_eq!((b.tag_name(tag).await, status.queues.parked), (None, 1));
-        assert!(status.verdict.reason.contains("a"), "{}", status.verdict.reason);
         let ours = b.add_tag("now").await;
         assert_eq!(stamp(&b, ours).await.0 / 86_400_000, 1_767_225_600_000 / 86_400_000);
+        let reason = status.verdict.reason;
+        assert!(reason.contains("traveller"), "{reason}");
         b.restart().await;
         b.skew_ms(TEN_YEARS_MS);
         cluster.pass(LATER).await;
         assert_eq!((b.tag_name(tag).await.unwrap(), b.status().await.queues.parked), ("from the future".to_owned(), 0));
         cluster.settle(LATER).await;
+    });
+}
+
+#[test]
+fn what_is_parked_is_held_not_fetched_again_not_missing_and_no_dead_letter() {
+    Cluster::run(307, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        a.skew_ms(3_600_000);
+        a.add_tag("an hour ahead").await;
+        cluster.pass(Duration::from_mins(1)).await;
+        let asked = cluster.report().await.tally(b.number()).requests_of("shared_change_request");
+        cluster.pass(Duration::from_mins(20)).await;
+        let status = b.status().await;
+        assert_eq!((status.queues.parked, status.library.state), (1, LibraryState::Ready));
+        assert_eq!(cluster.report().await.tally(b.number()).requests_of("shared_change_request"), asked);
+        assert_eq!(a.status().await.queues.dead_letters, 0);
     });
 }
 
