@@ -221,11 +221,7 @@ impl PeerHandle {
         let device_name = roster.membership.members().get(&tree.links.device).map(|member| member.name.clone());
         Ok(Status {
             device: Named { id: tree.links.device, name: device_name.unwrap_or_default() },
-            library: LibraryStatus {
-                id: tree.links.library,
-                name: roster.membership.library_name().to_owned(),
-                state,
-            },
+            library: LibraryStatus { id: tree.links.library, name: roster.membership.library_name().to_owned(), state },
             verdict: verdict(state, &peers, queues),
             peers,
             queues,
@@ -287,7 +283,9 @@ fn verdict(state: LibraryState, peers: &[PeerStatus], queues: Queues) -> SyncVer
     let not = |reason: String| SyncVerdict { in_sync: false, reason };
     match state {
         LibraryState::Uninitialized => not("no member of this library has been reached yet".to_owned()),
-        LibraryState::Backfilling { have, of } => not(format!("receiving the library: {have} of {of} changes are here")),
+        LibraryState::Backfilling { have, of } => {
+            not(format!("receiving the library: {have} of {of} changes are here"))
+        }
         LibraryState::CatchingUp { missing } => not(format!("{missing} changes of connected peers are missing here")),
         LibraryState::Paused => not("syncing is paused".to_owned()),
         LibraryState::Ready if queues.parked > 0 => {
@@ -304,7 +302,8 @@ fn verdict(state: LibraryState, peers: &[PeerStatus], queues: Queues) -> SyncVer
             SyncVerdict { in_sync: true, reason: "no other device is connected".to_owned() }
         }
         LibraryState::Ready => {
-            let devices = if online == 1 { "1 connected device".to_owned() } else { format!("{online} connected devices") };
+            let devices =
+                if online == 1 { "1 connected device".to_owned() } else { format!("{online} connected devices") };
             SyncVerdict { in_sync: true, reason: format!("equal with {devices}") }
         }
     }

@@ -108,7 +108,8 @@ impl PeerHandle {
         let (registry, device) = (self.registry().clone(), self.device());
         self.query(move |c| {
             let tables = Tables::new(&registry);
-            let (from, through) = (starling_schema::ids::RecordId::MIN, starling_schema::ids::RecordId(uuid::Uuid::max()));
+            let (from, through) =
+                (starling_schema::ids::RecordId::MIN, starling_schema::ids::RecordId(uuid::Uuid::max()));
             let mut writes = Vec::new();
             for spec in registry.iter() {
                 let table = tables.of(spec.id, spec.ownership.is_shared());

@@ -33,12 +33,7 @@ pub(crate) struct Links {
 impl Links {
     /// A payload in this device's envelope.
     pub(crate) fn envelope(&self, payload: SyncPayload) -> SyncEnvelope {
-        SyncEnvelope {
-            library: self.library,
-            device: self.device,
-            timestamp_ms: self.environment.wall_ms(),
-            payload,
-        }
+        SyncEnvelope { library: self.library, device: self.device, timestamp_ms: self.environment.wall_ms(), payload }
     }
 }
 

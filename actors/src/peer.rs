@@ -9,8 +9,8 @@ use futures::channel::oneshot;
 use parking_lot::RwLock;
 use starling_schema::ids::LibraryId;
 use starling_schema::key::{DeviceKey, DeviceSecret};
-use starling_schema::models::Device;
 use starling_schema::model::Syncable;
+use starling_schema::models::Device;
 use starling_schema::stream::Watermarks;
 
 use crate::address_book::{AddressBook, BOOK_SETTING};
@@ -158,7 +158,7 @@ struct Stored {
     book: AddressBook,
     marks: Watermarks,
     beacons: Vec<(starling_schema::signed::Signed, u64)>,
-    retries: (Vec<crate::retry_queue::StoredRetry>, Vec<crate::retry_queue::StoredLetter>),
+    retries: (Vec<ledger::StoredRetry>, Vec<ledger::StoredLetter>),
     device_name: Option<String>,
 }
 
@@ -185,10 +185,11 @@ fn read_stored(
         membership.insert_all(statements);
         membership
     };
-    let tickets = ledger::tickets(c).map_err(store_error)?.into_iter().filter_map(|(_, secret, expires_at_ms, used)| {
-        let used_by = used.and_then(|key| key.try_into().ok()).map(DeviceKey);
-        Some(IssuedTicket { secret: secret.try_into().ok()?, expires_at_ms, used_by })
-    });
+    let tickets =
+        ledger::tickets(c).map_err(store_error)?.into_iter().filter_map(|(_, secret, expires_at_ms, used)| {
+            let used_by = used.and_then(|key| key.try_into().ok()).map(DeviceKey);
+            Some(IssuedTicket { secret: secret.try_into().ok()?, expires_at_ms, used_by })
+        });
     let tickets = Tickets::restore(tickets);
     let book = ledger::setting(c, BOOK_SETTING).map_err(store_error)?;
     let own: Option<Device> = crate::records::get(c, secret.device().record()).map_err(store_error)?;
@@ -223,7 +224,8 @@ pub(crate) fn found(
 }
 
 fn host_name() -> String {
-    let named = std::fs::read_to_string("/etc/hostname").or_else(|_| std::env::var("HOSTNAME").map_err(std::io::Error::other));
+    let named =
+        std::fs::read_to_string("/etc/hostname").or_else(|_| std::env::var("HOSTNAME").map_err(std::io::Error::other));
     named.ok().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "device".to_owned())
 }
 
@@ -331,8 +333,12 @@ impl Tree {
             tracing::debug!("the network had stopped already");
         }
         let Links { buffer, retry, heartbeats, transactions, .. } = &self.links;
-        let halted =
-            [self.roster.send(Halt).await, heartbeats.send(Halt).await, retry.send(Halt).await, buffer.send(Halt).await];
+        let halted = [
+            self.roster.send(Halt).await,
+            heartbeats.send(Halt).await,
+            retry.send(Halt).await,
+            buffer.send(Halt).await,
+        ];
         tracing::debug!(?halted, "the protocol has stopped");
         for reader in &self.readers {
             if reader.send(Halt).await.is_err() {
@@ -395,8 +401,9 @@ async fn start_network(
         NetworkChoice::Given(make) => Ok((make(secret.public(), library, events), None)),
         NetworkChoice::Libp2p { listen, mdns } => {
             let network = NetworkOptions { secret: secret.clone(), library, listen: listen.clone(), mdns: *mdns };
-            let started =
-                Network::start(network, events, thread).await.map_err(|error| StartError::Network(error.to_string()))?;
+            let started = Network::start(network, events, thread)
+                .await
+                .map_err(|error| StartError::Network(error.to_string()))?;
             for address in started.listening {
                 let event = NetworkEvent::Listening { address };
                 roster.send(event).await.map_err(|error| StartError::Network(error.to_string()))?;

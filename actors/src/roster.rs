@@ -22,7 +22,7 @@ use crate::heartbeats::{Heard, MembershipIs};
 use crate::links::{Halt, Links};
 use crate::network::{Admit, Dial, Disconnect, NetworkEvent, Publish, Verdict as Spread};
 use crate::proto::membership::Membership;
-use crate::proto::pairing::{IssuedTicket, Tickets, TicketId, TicketsError, Verdict};
+use crate::proto::pairing::{IssuedTicket, TicketId, Tickets, TicketsError, Verdict};
 use crate::session::{Greet, Serve, Session, refusal, tell};
 use crate::store::ledger::Note;
 use crate::transactions::{Advanced, Keep};
@@ -277,7 +277,9 @@ impl Handler<Halt> for Roster {
 
     fn handle(&mut self, _: Halt, ctx: &mut Self::Context) {
         let peers: Vec<DeviceId> = self.sessions.keys().copied().collect();
-        peers.into_iter().for_each(|peer| self.close(peer));
+        for peer in peers {
+            self.close(peer);
+        }
         ctx.stop();
     }
 }

@@ -81,10 +81,7 @@ impl Session {
     }
 
     /// Sends a request and waits for its answer.
-    fn exchange(
-        &self,
-        payload: SyncPayload,
-    ) -> impl Future<Output = Result<Exchanged, ExchangeError>> + use<> {
+    fn exchange(&self, payload: SyncPayload) -> impl Future<Output = Result<Exchanged, ExchangeError>> + use<> {
         let (links, key) = (self.links.clone(), self.key);
         async move {
             let bytes = links.envelope(payload).encode(REQUEST_BYTES_MAX)?;
@@ -98,7 +95,13 @@ impl Session {
             let theirs = i64::try_from(envelope.timestamp_ms).unwrap_or(i64::MAX);
             let ours = i64::try_from(links.environment.wall_ms()).unwrap_or(i64::MAX);
             let clock_offset_ms = theirs.saturating_sub(ours);
-            Ok(Exchanged { payload: envelope.payload, bytes_in: answer.len() as u64, bytes_out, rtt_ms, clock_offset_ms })
+            Ok(Exchanged {
+                payload: envelope.payload,
+                bytes_in: answer.len() as u64,
+                bytes_out,
+                rtt_ms,
+                clock_offset_ms,
+            })
         }
     }
 
@@ -147,7 +150,9 @@ impl Session {
         });
         ctx.spawn(exchange.map(|answer, actor, _| match actor.account(answer) {
             Ok(SyncPayload::Hello(hello)) => actor.met(hello),
-            Ok(other) => tracing::warn!(peer = %actor.peer, payload = other.name(), "a hello was answered by something else"),
+            Ok(other) => {
+                tracing::warn!(peer = %actor.peer, payload = other.name(), "a hello was answered by something else");
+            }
             Err(error) => tracing::info!(peer = %actor.peer, %error, "hello failed"),
         }));
     }
@@ -222,7 +227,8 @@ impl Session {
         if hello.protocol_min > PROTOCOL_VERSION || hello.protocol_max < PROTOCOL_VERSION {
             let (low, high) = (hello.protocol_min, hello.protocol_max);
             let which = if low > PROTOCOL_VERSION { "this device" } else { "yours" };
-            let message = format!("you speak protocols {low} to {high}, this device {PROTOCOL_VERSION}: upgrade {which}");
+            let message =
+                format!("you speak protocols {low} to {high}, this device {PROTOCOL_VERSION}: upgrade {which}");
             return refuse(RefusalKind::Version, &message);
         }
         self.met(hello);
@@ -379,7 +385,9 @@ impl Handler<Pull> for Session {
                     }
                     PullWhat::Snapshot { scope, after } => {
                         let page = answer.and_then(|payload| match payload {
-                            SyncPayload::SnapshotResponse(page) if (page.scope, page.after) == (scope, after) => Some(page),
+                            SyncPayload::SnapshotResponse(page) if (page.scope, page.after) == (scope, after) => {
+                                Some(page)
+                            }
                             _ => None,
                         });
                         buffer.send(PulledSnapshot { peer, scope, page }).await
@@ -398,12 +406,13 @@ impl Handler<Pull> for Session {
 /// The page of that stream that a payload holds, if it holds a sound one.
 fn page_of(stream: Stream, payload: SyncPayload) -> Option<PageResponse> {
     let page = match (stream.kind, payload) {
-        (StreamKind::State, SyncPayload::StateResponse(page)) => page,
-        (StreamKind::Shared, SyncPayload::SharedChangeResponse(page)) => page,
+        (StreamKind::State, SyncPayload::StateResponse(page))
+        | (StreamKind::Shared, SyncPayload::SharedChangeResponse(page)) => page,
         _ => return None,
     };
     if let PageResponse::Page { batch, .. } = &page
-        && (batch.stream != stream || batch.check().inspect_err(|error| tracing::warn!(%error, "a page was refused")).is_err())
+        && (batch.stream != stream
+            || batch.check().inspect_err(|error| tracing::warn!(%error, "a page was refused")).is_err())
     {
         return None;
     }
@@ -444,7 +453,10 @@ impl Handler<Push> for Session {
             let peer = actor.peer;
             let Some(answer) = answer else { return tell(&actor.links.retry, PeerPulls(peer)) };
             match actor.account(answer) {
-                Ok(SyncPayload::AckState(Ack { origin, applied, .. }) | SyncPayload::AckSharedChanges(Ack { origin, applied, .. })) => {
+                Ok(
+                    SyncPayload::AckState(Ack { origin, applied, .. })
+                    | SyncPayload::AckSharedChanges(Ack { origin, applied, .. }),
+                ) => {
                     let marks = Watermarks::from_iter([(Stream { kind, origin }, applied)]);
                     actor.report.marks.join(&marks);
                     tell(&actor.links.retry, Acked { peer, marks });

@@ -240,11 +240,8 @@ impl Transactions {
             self.tell(EventKind::Changed { records, truncated, remote });
         }
         if (&self.applied, &self.durable) != (&before.0, &before.1) || !effects.committed.is_empty() {
-            let news = Advanced {
-                applied: self.applied.clone(),
-                durable: self.durable.clone(),
-                committed: effects.committed,
-            };
+            let news =
+                Advanced { applied: self.applied.clone(), durable: self.durable.clone(), committed: effects.committed };
             for listener in &self.listeners {
                 if let Err(error) = listener.try_send(news.clone()) {
                     // Heartbeats carry the same news later.
@@ -368,7 +365,8 @@ fn settle<T: 'static>(
 
 /// The answer of a job that was not tried because its transaction failed before.
 fn refusal(job: Job) -> Answer {
-    let failed = |committed: Result<(), StoreError>| committed.err().unwrap_or_else(|| StoreError("not tried".to_owned()));
+    let failed =
+        |committed: Result<(), StoreError>| committed.err().unwrap_or_else(|| StoreError("not tried".to_owned()));
     match job {
         Job::Commit(_, reply) => answer(reply, move |committed| Err(failed(committed).into())),
         Job::Apply(_, _, reply) => answer(reply, move |committed| Err(failed(committed))),
@@ -406,8 +404,7 @@ impl Handler<Listen> for Transactions {
     type Result = ();
 
     fn handle(&mut self, Listen(listener): Listen, _: &mut Self::Context) {
-        let news =
-            Advanced { applied: self.applied.clone(), durable: self.durable.clone(), committed: Vec::new() };
+        let news = Advanced { applied: self.applied.clone(), durable: self.durable.clone(), committed: Vec::new() };
         if listener.try_send(news).is_ok() {
             self.listeners.push(listener);
         }

@@ -141,7 +141,8 @@ impl Op {
     pub fn into_delta(self, hlc: Hlc) -> SharedRecord {
         match self {
             Self::Set { life, fields } => {
-                let mut delta = SharedRecord { stamps: Stamps { life, ..Stamps::default() }, ..SharedRecord::default() };
+                let mut delta =
+                    SharedRecord { stamps: Stamps { life, ..Stamps::default() }, ..SharedRecord::default() };
                 let mut fields = fields;
                 fields.sort_by_key(|write| write.field);
                 fields.dedup_by_key(|write| write.field);

@@ -1,4 +1,4 @@
-//! The library's SQLite file: how it is opened, and every statement that reads or writes it.
+//! The library's `SQLite` file: how it is opened, and every statement that reads or writes it.
 
 pub(crate) mod ledger;
 pub(crate) mod open;

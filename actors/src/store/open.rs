@@ -21,7 +21,7 @@ const CACHE_KIB: u32 = 16 * 1024;
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The file is there but SQLite cannot use it.
+    /// The file is there but `SQLite` cannot use it.
     #[error("the database {0} cannot be opened: {1}")]
     Unusable(PathBuf, String),
     /// The file is not a database, or damaged.

@@ -92,9 +92,7 @@ impl Cell {
             (ColumnKind::Real, Self::Real(value)) => Some(Value::Real(value)),
             (ColumnKind::Text, Self::Text(value)) => Some(Value::Text(value)),
             (ColumnKind::Bytes, Self::Blob(value)) => Some(Value::Bytes(value)),
-            (ColumnKind::Id, Self::Blob(value)) => {
-                starling_schema::ids::RecordId::from_slice(&value).map(Value::Id)
-            }
+            (ColumnKind::Id, Self::Blob(value)) => starling_schema::ids::RecordId::from_slice(&value).map(Value::Id),
             _ => None,
         }
     }

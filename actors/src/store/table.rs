@@ -128,10 +128,7 @@ impl ModelTable {
 
     /// How many fields have a value of another kind than their column.
     pub(crate) fn misfits(&self, fields: &Fields) -> usize {
-        fields
-            .iter()
-            .filter(|(no, value)| self.column(*no).is_some_and(|column| !column.kind.holds(value)))
-            .count()
+        fields.iter().filter(|(no, value)| self.column(*no).is_some_and(|column| !column.kind.holds(value))).count()
     }
 
     fn values<'a>(&'a self, fields: &'a Fields) -> impl Iterator<Item = Bind<'a>> {
@@ -211,8 +208,7 @@ impl ModelTable {
         version: u64,
         id: RecordId,
     ) -> QueryResult<bool> {
-        let binds =
-            self.binds(&[Bind::blob(id.as_bytes()), Bind::blob(owner.0.as_bytes()), Bind::int(version)]);
+        let binds = self.binds(&[Bind::blob(id.as_bytes()), Bind::blob(owner.0.as_bytes()), Bind::int(version)]);
         Ok(self.delete.execute(c, &binds)? > 0)
     }
 
@@ -247,11 +243,8 @@ impl ModelTable {
         after: RecordId,
         rows_max: usize,
     ) -> QueryResult<Vec<StateRow>> {
-        let binds = self.binds(&[
-            Bind::blob(after.as_bytes()),
-            Bind::blob(owner.0.as_bytes()),
-            Bind::int(rows_max as u64),
-        ]);
+        let binds =
+            self.binds(&[Bind::blob(after.as_bytes()), Bind::blob(owner.0.as_bytes()), Bind::int(rows_max as u64)]);
         let rows = self.by_key.rows(c, &binds)?.into_iter().map(|row| {
             let (record, row) = self.read_owned(row)?;
             Ok(StateRow { version: row.version, model: self.model, record, fields: Some(row.fields) })
@@ -307,21 +300,12 @@ impl ModelTable {
     }
 
     /// Writes a shared record as it is.
-    pub(crate) fn put_shared(
-        &self,
-        c: &mut SqliteConnection,
-        id: RecordId,
-        record: &SharedRecord,
-    ) -> QueryResult<()> {
+    pub(crate) fn put_shared(&self, c: &mut SqliteConnection, id: RecordId, record: &SharedRecord) -> QueryResult<()> {
         let stamps = codec::encode(&record.stamps, UNPACKED_BYTES_MAX).map_err(encoding)?;
         let extra = self.extra(&record.fields);
         let mut binds = Vec::with_capacity(5 + self.columns.len());
         binds.extend(self.unknown.then(|| Bind::model(self.model)));
-        binds.extend([
-            Bind::blob(id.as_bytes()),
-            Bind::blob(&stamps),
-            Bind::Bool(Some(record.stamps.is_alive())),
-        ]);
+        binds.extend([Bind::blob(id.as_bytes()), Bind::blob(&stamps), Bind::Bool(Some(record.stamps.is_alive()))]);
         binds.extend(self.values(&record.fields));
         binds.push(Bind::Blob(extra.as_deref()));
         self.upsert.execute(c, &binds)?;
