@@ -19,7 +19,7 @@ pub enum MigrationError {
 /// Applies the migrations that the database lacks, each in a transaction of its own.
 ///
 /// # Errors
-/// When the database is newer than this build, or SQLite refuses.
+/// When the database is newer than this build, or `SQLite` refuses.
 pub fn migrate(connection: &mut SqliteConnection) -> Result<(), MigrationError> {
     use diesel::migration::{Migration, MigrationSource};
 

@@ -75,7 +75,8 @@ impl AddressBook {
 
     /// Puts the newest addresses of a device first. Says whether that is news; then it is dialed soon.
     pub(crate) fn learn(&mut self, device: DeviceId, addresses: Vec<String>) -> bool {
-        let sound: Vec<String> = addresses.into_iter().filter(|a| a.len() <= ADDRESS_BYTES_MAX).take(ADDRESSES_MAX).collect();
+        let sound: Vec<String> =
+            addresses.into_iter().filter(|a| a.len() <= ADDRESS_BYTES_MAX).take(ADDRESSES_MAX).collect();
         if sound.is_empty() || (self.known.len() >= DEVICES_MAX && !self.known.contains_key(&device)) {
             return false;
         }

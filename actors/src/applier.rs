@@ -158,7 +158,13 @@ impl Applier {
     }
 
     /// The log entry that a local write of a shared record makes; none when it changes nothing.
-    fn shared_op(&self, record: &SharedRecord, exists: bool, hlc: Hlc, write: &Write) -> Result<Option<Op>, CommitError> {
+    fn shared_op(
+        &self,
+        record: &SharedRecord,
+        exists: bool,
+        hlc: Hlc,
+        write: &Write,
+    ) -> Result<Option<Op>, CommitError> {
         let derived = self.spec.is_some_and(|spec| spec.ownership == Ownership::SharedDerived);
         let alive = record.stamps.is_alive();
         match &write.action {
@@ -210,20 +216,10 @@ fn unbury(
     }
 }
 
-fn bury(
-    c: &mut SqliteConnection,
-    model: ModelId,
-    record: RecordId,
-    owner: DeviceId,
-    version: u64,
-) -> QueryResult<()> {
+fn bury(c: &mut SqliteConnection, model: ModelId, record: RecordId, owner: DeviceId, version: u64) -> QueryResult<()> {
     use tables::tombstone::dsl;
-    let row = (
-        dsl::model.eq(i32::from(model)),
-        dsl::id.eq(record),
-        dsl::owner.eq(owner),
-        dsl::version.eq(to_sql(version)),
-    );
+    let row =
+        (dsl::model.eq(i32::from(model)), dsl::id.eq(record), dsl::owner.eq(owner), dsl::version.eq(to_sql(version)));
     diesel::replace_into(dsl::tombstone).values(row).execute(c)?;
     Ok(())
 }
@@ -271,10 +267,7 @@ pub struct Conflict {
 }
 
 /// Every kept loser, by record.
-///
-/// # Errors
-/// When the database cannot be read.
-pub fn conflicts(c: &mut SqliteConnection) -> QueryResult<Vec<Conflict>> {
+pub(crate) fn conflicts(c: &mut SqliteConnection) -> QueryResult<Vec<Conflict>> {
     use tables::conflict::dsl;
     let rows: Vec<(i32, RecordId, i32, Hlc, bool, Vec<u8>)> =
         dsl::conflict.order((dsl::model, dsl::record, dsl::field, dsl::hlc)).load(c)?;

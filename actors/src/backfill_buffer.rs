@@ -141,7 +141,7 @@ impl Actor for BackfillBuffer {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        ctx.run_interval(TICK, |actor, ctx| actor.work(ctx));
+        ctx.run_interval(TICK, Self::work);
     }
 }
 

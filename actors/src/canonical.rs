@@ -38,7 +38,14 @@ fn field_name(spec: Option<&ModelSpec>, field: u16) -> String {
     spec.and_then(|spec| spec.column(field)).map_or_else(|| format!("#{field}"), |column| column.name.to_owned())
 }
 
-fn owned_line(spec: Option<&ModelSpec>, name: &str, id: RecordId, owner: &str, version: u64, fields: &Fields) -> String {
+fn owned_line(
+    spec: Option<&ModelSpec>,
+    name: &str,
+    id: RecordId,
+    owner: &str,
+    version: u64,
+    fields: &Fields,
+) -> String {
     let values: Map<String, Json> =
         fields.iter().map(|(field, value)| (field_name(spec, field), json_value(value))).collect();
     json!({ "model": name, "id": id, "owner": owner, "version": version, "fields": values }).to_string()
@@ -72,11 +79,7 @@ fn shared_line(spec: Option<&ModelSpec>, name: &str, id: RecordId, record: &Shar
 ///
 /// # Errors
 /// When the database cannot be read.
-pub fn dump(
-    c: &mut SqliteConnection,
-    registry: &Registry,
-    line: &mut dyn FnMut(&str, &str),
-) -> Result<(), QueryError> {
+pub fn dump(c: &mut SqliteConnection, registry: &Registry, line: &mut dyn FnMut(&str, &str)) -> Result<(), QueryError> {
     let tables = Tables::new(registry);
     for shared in [false, true] {
         for table in tables.all(c, shared)? {
@@ -85,7 +88,9 @@ pub fn dump(
             let mut last = RecordId::MIN;
             loop {
                 let lines = chunk(c, &table, spec, &name, &mut last)?;
-                lines.iter().for_each(|text| line(&name, text));
+                for text in &lines {
+                    line(&name, text);
+                }
                 if lines.len() < CHUNK {
                     break;
                 }
@@ -124,10 +129,7 @@ fn chunk(
 ///
 /// # Errors
 /// When the database cannot be read.
-pub fn digest(
-    c: &mut SqliteConnection,
-    registry: &Registry,
-) -> Result<(String, BTreeMap<String, String>), QueryError> {
+pub fn digest(c: &mut SqliteConnection, registry: &Registry) -> Result<(String, BTreeMap<String, String>), QueryError> {
     let mut all = blake3::Hasher::new();
     let mut models: BTreeMap<String, blake3::Hasher> =
         registry.iter().map(|spec| (spec.name.to_owned(), blake3::Hasher::new())).collect();

@@ -13,7 +13,7 @@ use starling_schema::change::{
 use starling_schema::hlc::Hlc;
 use starling_schema::ids::{DeviceId, ModelId, RecordId};
 use starling_schema::stream::{Stream, Watermarks};
-use starling_schema::wire::{SnapshotItems, SnapshotResponse, SnapshotScope};
+use starling_schema::wire::{Cursor, SnapshotItems, SnapshotResponse, SnapshotScope};
 
 use crate::applier::{Applied, Applier, ApplyItems, ApplyShared, ApplyState, EditOwned, EditShared, Store, Sweep};
 use crate::clock::{Clock, Observe, Stamp};
@@ -47,6 +47,10 @@ pub(crate) struct Effects {
     pub(crate) committed: Vec<Batch>,
     /// Records that are now different, by model.
     pub(crate) changed: Vec<(ModelId, RecordId)>,
+    /// Local commits that succeeded.
+    pub(crate) commits: u64,
+    /// Changes of other devices that were applied.
+    pub(crate) applied: u64,
     /// Rows of other owners that a stream tried to write.
     pub(crate) refused: u64,
     /// Fields that were kept raw because they do not fit their column.
@@ -83,7 +87,8 @@ impl Engine {
         tables.adopt(c)?;
         let (marks, floors) = ledger::streams(c)?;
         let parked = ledger::parked(c)?;
-        let last = ledger::setting(c, CLOCK_SETTING)?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
+        let last =
+            ledger::setting(c, CLOCK_SETTING)?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
         let store: Store = Rc::new(std::cell::RefCell::new(connection));
         let clock = Clock::new(device, last, environment.clone()).start();
         let log = PeerLog::new(store.clone()).start();
@@ -150,6 +155,10 @@ impl Engine {
         match ledger::streams(c) {
             Ok((marks, floors)) => (self.marks, self.floors) = (marks, floors),
             Err(error) => tracing::error!(%error, "the watermarks cannot be read again"),
+        }
+        match ledger::parked(c) {
+            Ok(parked) => self.parked = parked,
+            Err(error) => tracing::error!(%error, "the parked changes cannot be read again"),
         }
     }
 
@@ -243,7 +252,14 @@ impl Engine {
         let last = after + made.len() as u64;
         let changes: Vec<SharedChange> = (after + 1..)
             .zip(made)
-            .map(|(seq, (hlc, (model, record, op)))| SharedChange { seq, hlc, model, record, op, ends_commit: seq == last })
+            .map(|(seq, (hlc, (model, record, op)))| SharedChange {
+                seq,
+                hlc,
+                model,
+                record,
+                op,
+                ends_commit: seq == last,
+            })
             .collect();
         if changes.is_empty() {
             return Ok(());
@@ -260,11 +276,12 @@ impl Engine {
     fn check_size(&self, changes: &[SharedChange]) -> Result<(), CommitError> {
         let mut total = 0;
         for change in changes {
-            let bytes = starling_schema::codec::encode(change, ENTRY_BYTES_MAX).map_err(|error| CommitError::Refused {
-                model: self.tables.registry.name(change.model),
-                record: change.record,
-                reason: error.to_string(),
-            })?;
+            let bytes =
+                starling_schema::codec::encode(change, ENTRY_BYTES_MAX).map_err(|error| CommitError::Refused {
+                    model: self.tables.registry.name(change.model),
+                    record: change.record,
+                    reason: error.to_string(),
+                })?;
             total += bytes.len();
         }
         if total > COMMIT_BYTES_MAX { Err(CommitError::TooLarge { changes: changes.len() }) } else { Ok(()) }
@@ -275,7 +292,12 @@ impl Engine {
     }
 
     /// Applies what a batch holds beyond our watermark. A batch ahead of it is left for later.
-    pub(crate) async fn remote(&mut self, batch: Batch, floor: u64, effects: &mut Effects) -> Result<Outcome, StoreError> {
+    pub(crate) async fn remote(
+        &mut self,
+        batch: Batch,
+        floor: u64,
+        effects: &mut Effects,
+    ) -> Result<Outcome, StoreError> {
         let Batch { stream, after, through, items } = batch;
         let watermark = self.marks.get(stream);
         if through <= watermark {
@@ -290,6 +312,7 @@ impl Engine {
         match items {
             Items::State(mut rows) => {
                 rows.retain(|row| row.version > watermark);
+                effects.applied += rows.len() as u64;
                 self.remote_rows(stream.origin, rows, effects).await?;
                 self.advance(stream, through)?;
             }
@@ -297,6 +320,7 @@ impl Engine {
                 changes.retain(|change| change.seq > watermark);
                 let ready = self.ready(&changes);
                 let late = changes.split_off(ready);
+                effects.applied += changes.len() as u64;
                 let through = if late.is_empty() { through } else { watermark + changes.len() as u64 };
                 self.remote_changes(changes, effects).await?;
                 self.advance(stream, through)?;
@@ -326,7 +350,12 @@ impl Engine {
         changes.len()
     }
 
-    async fn remote_rows(&mut self, owner: DeviceId, rows: Vec<StateRow>, effects: &mut Effects) -> Result<(), StoreError> {
+    async fn remote_rows(
+        &mut self,
+        owner: DeviceId,
+        rows: Vec<StateRow>,
+        effects: &mut Effects,
+    ) -> Result<(), StoreError> {
         let mut by_model: BTreeMap<ModelId, Vec<StateRow>> = BTreeMap::new();
         for row in rows {
             by_model.entry(row.model).or_default().push(row);
@@ -416,7 +445,7 @@ impl Engine {
         &mut self,
         owner: DeviceId,
         rows: Vec<StateRow>,
-        (after, through): (Option<(ModelId, RecordId)>, Option<(ModelId, RecordId)>),
+        (after, through): (Option<Cursor>, Option<Cursor>),
         version_max: u64,
         effects: &mut Effects,
     ) -> Result<(), StoreError> {

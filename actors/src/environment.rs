@@ -94,7 +94,7 @@ impl Environment {
         self.random.lock().random()
     }
 
-    /// A new record id that sorts by time (UUIDv7).
+    /// A new record id that sorts by time (`UUIDv7`).
     #[must_use]
     pub fn new_id(&self) -> RecordId {
         let random: [u8; 10] = self.random_bytes();
@@ -120,7 +120,7 @@ impl Environment {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the time source; tokio's clock follows virtual time")]
+/// Tokio's clock follows virtual time where there is one.
 fn now() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }

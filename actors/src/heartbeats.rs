@@ -107,7 +107,9 @@ impl Heartbeats {
     }
 
     fn tick(&mut self) {
-        if self.schedule.is_due(self.environment.uptime_ms(), self.environment.fraction()) && self.durable != Watermarks::new() {
+        if self.schedule.is_due(self.environment.uptime_ms(), self.environment.fraction())
+            && self.durable != Watermarks::new()
+        {
             self.beat();
         }
     }
@@ -205,9 +207,9 @@ impl Heartbeats {
         };
         ctx.spawn(work.into_actor(self).map(|pruned, actor, _| {
             if let Some((Ok(Ok(_)), bounds)) = pruned {
-                bounds.into_iter().for_each(|(stream, through)| {
+                for (stream, through) in bounds {
                     actor.pruned.raise(stream, through);
-                });
+                }
             }
         }));
     }
@@ -273,7 +275,9 @@ impl Handler<Heard> for Heartbeats {
     type Result = ();
 
     fn handle(&mut self, Heard(beacons): Heard, _: &mut Self::Context) {
-        beacons.into_iter().for_each(|beacon| self.take(beacon));
+        for beacon in beacons {
+            self.take(beacon);
+        }
     }
 }
 

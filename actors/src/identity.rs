@@ -57,7 +57,8 @@ impl Identity {
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let secret = DeviceSecret::from_bytes(&environment.random_bytes());
-                write_key(&key, &secret).map_err(|e| IdentityError::Key(key.clone(), format!("cannot be written: {e}")))?;
+                write_key(&key, &secret)
+                    .map_err(|e| IdentityError::Key(key.clone(), format!("cannot be written: {e}")))?;
                 secret
             }
             Err(error) => return Err(IdentityError::Key(key, format!("cannot be read: {error}"))),

@@ -8,12 +8,13 @@ use starling_schema::wire::{JoinRequest, JoinResponse, REQUEST_BYTES_MAX, SyncEn
 
 use crate::handle::PeerHandle;
 use crate::network::{Dial, Request};
-use crate::peer::{ChangeLibrary, Tree};
+use crate::peer::ChangeLibrary;
 use crate::proto::membership::Membership;
 use crate::proto::pairing::{Ticket, proof};
 use crate::reader::QueryError;
 use crate::roster::{AskRoster, Guest};
 use crate::store::tables::Tables;
+use crate::tree::Tree;
 
 /// How often a lost request is sent again; the inviter gives the same device the same answer.
 const ATTEMPTS_MAX: usize = 3;
@@ -108,7 +109,8 @@ impl PeerHandle {
         let (registry, device) = (self.registry().clone(), self.device());
         self.query(move |c| {
             let tables = Tables::new(&registry);
-            let (from, through) = (starling_schema::ids::RecordId::MIN, starling_schema::ids::RecordId(uuid::Uuid::max()));
+            let (from, through) =
+                (starling_schema::ids::RecordId::MIN, starling_schema::ids::RecordId(uuid::Uuid::max()));
             let mut writes = Vec::new();
             for spec in registry.iter() {
                 let table = tables.of(spec.id, spec.ownership.is_shared());

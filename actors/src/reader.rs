@@ -19,7 +19,7 @@ const MAILBOX: usize = 128;
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QueryError {
-    /// SQLite, or the query itself, failed.
+    /// `SQLite`, or the query itself, failed.
     #[error("the database cannot be read: {0}")]
     Storage(String),
     /// Too many queries wait.
@@ -118,8 +118,11 @@ impl Handler<ReadDigest> for Reader {
     }
 }
 
+/// A read, to be run where the connection is.
+pub(crate) type Read<T> = Box<dyn FnOnce(&mut SqliteConnection) -> Result<T, QueryError> + Send>;
+
 /// Run any read within one read transaction.
-pub(crate) struct Query<T>(pub(crate) Box<dyn FnOnce(&mut SqliteConnection) -> Result<T, QueryError> + Send>);
+pub(crate) struct Query<T>(pub(crate) Read<T>);
 
 impl<T: Send + 'static> Message for Query<T> {
     type Result = Result<T, QueryError>;

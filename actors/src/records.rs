@@ -38,9 +38,8 @@ pub fn all<M: Syncable>(c: &mut SqliteConnection) -> Result<Vec<M>, QueryError> 
 /// # Errors
 /// When the database cannot be read, or the model has no such field.
 pub fn all_where<M: Syncable>(c: &mut SqliteConnection, field: FieldNo, value: &Value) -> Result<Vec<M>, QueryError> {
-    let column = M::SPEC
-        .column(field)
-        .ok_or_else(|| QueryError::Storage(format!("{} has no field {field}", M::SPEC.name)))?;
+    let column =
+        M::SPEC.column(field).ok_or_else(|| QueryError::Storage(format!("{} has no field {field}", M::SPEC.name)))?;
     let live = if M::SPEC.ownership.is_shared() { " AND alive" } else { "" };
     let text = format!("SELECT id FROM {} WHERE {} = ?{live} ORDER BY id", M::SPEC.name, column.name);
     found(c, &text, &[Bind::column(column.kind, Some(value))])

@@ -11,7 +11,7 @@ use crate::environment::Environment;
 use crate::links::halts;
 use crate::proto::retry::{DeadLetter, RetryItem, RetrySchedule};
 use crate::session::Push;
-use crate::store::ledger::Note;
+use crate::store::ledger::{Note, StoredLetter, StoredRetry};
 use crate::transactions::{Advanced, Keep, Transactions};
 
 /// Messages that wait: news of every peer, all of it said again later.
@@ -30,12 +30,6 @@ pub(crate) struct RetryQueue {
     environment: Environment,
 }
 
-/// A stored item: peer, kind, attempts, when due in milliseconds since 1970, last error.
-pub(crate) type StoredRetry = (DeviceId, StreamKind, u32, u64, String);
-
-/// A stored dead letter: peer, kind, through, attempts, last error, when in milliseconds since 1970.
-pub(crate) type StoredLetter = (DeviceId, StreamKind, u64, u32, String, u64);
-
 impl RetryQueue {
     pub(crate) fn new(
         device: DeviceId,
@@ -44,7 +38,8 @@ impl RetryQueue {
         transactions: Addr<Transactions>,
         environment: Environment,
     ) -> Self {
-        let own = [StreamKind::State, StreamKind::Shared].map(|kind| (kind, heads.get(Stream { kind, origin: device })));
+        let own =
+            [StreamKind::State, StreamKind::Shared].map(|kind| (kind, heads.get(Stream { kind, origin: device })));
         let now_ms = environment.uptime_ms();
         let items = items.into_iter().map(|(peer, kind, attempts, _, error)| RetryItem {
             peer,
@@ -171,10 +166,10 @@ impl Handler<Acked> for RetryQueue {
         self.acked.entry(peer).or_default().join(&marks);
         if self.schedule.dead_letters().len() < before {
             let left: Vec<_> = self.schedule.dead_letters().map(|letter| (letter.peer, letter.kind)).collect();
-            let gone = [StreamKind::State, StreamKind::Shared].into_iter().filter(|kind| !left.contains(&(peer, *kind)));
-            let notes = gone
-                .flat_map(|kind| [Note::DeadLetterGone { peer, kind }, Note::RetryDone { peer, kind }])
-                .collect();
+            let gone =
+                [StreamKind::State, StreamKind::Shared].into_iter().filter(|kind| !left.contains(&(peer, *kind)));
+            let notes =
+                gone.flat_map(|kind| [Note::DeadLetterGone { peer, kind }, Note::RetryDone { peer, kind }]).collect();
             self.keep(notes, ctx);
         }
     }
@@ -211,7 +206,10 @@ impl Handler<PushFailed> for RetryQueue {
         let notes = if let Some(letter) = self.schedule.failed(peer, kind, &error, now_ms, jitter) {
             tracing::warn!(%peer, %error, "changes were given up for now: they are a dead letter");
             let DeadLetter { through, attempts, .. } = letter;
-            vec![Note::RetryDone { peer, kind }, Note::DeadLetter { peer, kind, through, attempts, error, at_ms: wall_ms }]
+            vec![
+                Note::RetryDone { peer, kind },
+                Note::DeadLetter { peer, kind, through, attempts, error, at_ms: wall_ms },
+            ]
         } else {
             let item = self.schedule.items().find(|item| (item.peer, item.kind) == (peer, kind));
             let note = |item: RetryItem| {

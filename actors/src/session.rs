@@ -11,12 +11,13 @@ use starling_schema::wire::{
 };
 
 use crate::backfill_buffer::{AskProgress, OfferDirect, PeerMarks, Pulled, PulledSnapshot, SessionDown, SessionUp};
+use crate::exchange::{ExchangeError, Exchanged, exchange};
 use crate::heartbeats::{Heard, HeartbeatDown, HeartbeatUp};
 use crate::links::{Links, halts};
-use crate::network::{NetworkError, Request};
+use crate::pairing::Join;
 use crate::reader::{ReadDigest, ReadPage, ReadSnapshot};
 use crate::retry_queue::{Acked, PeerDown, PeerPulls, PeerUp, PushFailed};
-use crate::roster::{AskHello, Compared, Join, Met, Roster};
+use crate::roster::{AskHello, Compared, Met, Roster};
 
 /// Messages that wait: eight requests in flight each way, and some news.
 const MAILBOX: usize = 64;
@@ -43,63 +44,13 @@ pub(crate) struct SessionReport {
     pub(crate) error: Option<String>,
 }
 
-/// Why an exchange with the peer came to nothing.
-#[derive(Debug, thiserror::Error)]
-enum ExchangeError {
-    #[error("{0}")]
-    Network(#[from] NetworkError),
-    #[error("{0}")]
-    Wire(#[from] starling_schema::wire::WireError),
-    #[error("{0}")]
-    Codec(#[from] starling_schema::codec::CodecError),
-    #[error("the peer refused: {0}")]
-    Refused(#[from] Refusal),
-    #[error("the peer answered {0}, which is no answer to this")]
-    Unexpected(&'static str),
-    #[error("the peer stopped")]
-    Stopped,
-}
-
-impl From<MailboxError> for ExchangeError {
-    fn from(_: MailboxError) -> Self {
-        Self::Stopped
-    }
-}
-
-/// What came back, and what it cost.
-struct Exchanged {
-    payload: SyncPayload,
-    bytes_in: u64,
-    bytes_out: u64,
-    rtt_ms: u64,
-    clock_offset_ms: i64,
-}
-
 impl Session {
     pub(crate) fn new(key: DeviceKey, links: Links, roster: Addr<Roster>) -> Self {
         Self { key, peer: key.device(), links, roster, report: SessionReport::default() }
     }
 
-    /// Sends a request and waits for its answer.
-    fn exchange(
-        &self,
-        payload: SyncPayload,
-    ) -> impl Future<Output = Result<Exchanged, ExchangeError>> + use<> {
-        let (links, key) = (self.links.clone(), self.key);
-        async move {
-            let bytes = links.envelope(payload).encode(REQUEST_BYTES_MAX)?;
-            let (bytes_out, started_ms) = (bytes.len() as u64, links.environment.uptime_ms());
-            let answer = links.network.request.send(Request { peer: key, bytes }).await??;
-            let rtt_ms = links.environment.uptime_ms() - started_ms;
-            let envelope = SyncEnvelope::decode(&answer)?;
-            if let SyncPayload::Error(refusal) = envelope.payload {
-                return Err(refusal.into());
-            }
-            let theirs = i64::try_from(envelope.timestamp_ms).unwrap_or(i64::MAX);
-            let ours = i64::try_from(links.environment.wall_ms()).unwrap_or(i64::MAX);
-            let clock_offset_ms = theirs.saturating_sub(ours);
-            Ok(Exchanged { payload: envelope.payload, bytes_in: answer.len() as u64, bytes_out, rtt_ms, clock_offset_ms })
-        }
+    fn exchange(&self, payload: SyncPayload) -> impl Future<Output = Result<Exchanged, ExchangeError>> + use<> {
+        exchange(self.links.clone(), self.key, payload)
     }
 
     /// Takes down what an exchange cost; gives the answer.
@@ -147,7 +98,9 @@ impl Session {
         });
         ctx.spawn(exchange.map(|answer, actor, _| match actor.account(answer) {
             Ok(SyncPayload::Hello(hello)) => actor.met(hello),
-            Ok(other) => tracing::warn!(peer = %actor.peer, payload = other.name(), "a hello was answered by something else"),
+            Ok(other) => {
+                tracing::warn!(peer = %actor.peer, payload = other.name(), "a hello was answered by something else");
+            }
             Err(error) => tracing::info!(peer = %actor.peer, %error, "hello failed"),
         }));
     }
@@ -167,10 +120,10 @@ impl Session {
         let payload = match payload.into_batch() {
             Ok(batch) => {
                 if let Err(error) = batch.check() {
-                    return refuse(RefusalKind::BadRequest, &error);
+                    return self.refuse(RefusalKind::BadRequest, &error);
                 }
                 if batch.stream.origin != peer {
-                    return refuse(RefusalKind::BadRequest, &format!("{peer} may not push {}", batch.stream));
+                    return self.refuse(RefusalKind::BadRequest, &format!("{peer} may not push {}", batch.stream));
                 }
                 let stream = batch.stream;
                 return Box::pin(async move {
@@ -214,16 +167,24 @@ impl Session {
                     }
                 })
             }
-            other => refuse(RefusalKind::BadRequest, &format!("{} is no request", other.name())),
+            other => self.refuse(RefusalKind::BadRequest, &format!("{} is no request", other.name())),
         }
+    }
+
+    /// Refuses what the peer must not send, and counts it.
+    fn refuse(&self, kind: RefusalKind, message: &dyn std::fmt::Display) -> ResponseFuture<SyncPayload> {
+        self.links.counters.messages_refused(1);
+        let payload = refusal(kind, message);
+        Box::pin(async move { payload })
     }
 
     fn answer_hello(&mut self, hello: Hello) -> ResponseFuture<SyncPayload> {
         if hello.protocol_min > PROTOCOL_VERSION || hello.protocol_max < PROTOCOL_VERSION {
             let (low, high) = (hello.protocol_min, hello.protocol_max);
             let which = if low > PROTOCOL_VERSION { "this device" } else { "yours" };
-            let message = format!("you speak protocols {low} to {high}, this device {PROTOCOL_VERSION}: upgrade {which}");
-            return refuse(RefusalKind::Version, &message);
+            let message =
+                format!("you speak protocols {low} to {high}, this device {PROTOCOL_VERSION}: upgrade {which}");
+            return self.refuse(RefusalKind::Version, &message);
         }
         self.met(hello);
         let (roster, buffer) = (self.roster.clone(), self.links.buffer.clone());
@@ -266,11 +227,6 @@ where
 
 pub(crate) fn refusal(kind: RefusalKind, message: &dyn std::fmt::Display) -> SyncPayload {
     SyncPayload::Error(Refusal { kind, message: message.to_string() })
-}
-
-fn refuse(kind: RefusalKind, message: &dyn std::fmt::Display) -> ResponseFuture<SyncPayload> {
-    let payload = refusal(kind, message);
-    Box::pin(async move { payload })
 }
 
 impl Actor for Session {
@@ -323,13 +279,16 @@ impl Handler<Serve> for Session {
         let answer = match SyncEnvelope::decode(&bytes) {
             Ok(envelope) if envelope.library != self.links.library || envelope.device != self.peer => {
                 let (device, library) = (envelope.device, envelope.library);
-                refuse(RefusalKind::NotAMember, &format!("device {device} is not a member of library {library} here"))
+                self.refuse(
+                    RefusalKind::NotAMember,
+                    &format!("device {device} is not a member of library {library} here"),
+                )
             }
             Ok(envelope) => self.answer(envelope.payload),
-            Err(error @ starling_schema::wire::WireError::Version { .. }) => refuse(RefusalKind::Version, &error),
+            Err(error @ starling_schema::wire::WireError::Version { .. }) => self.refuse(RefusalKind::Version, &error),
             Err(error) => {
                 tracing::warn!(peer = %self.peer, %error, "a request was refused");
-                refuse(RefusalKind::BadRequest, &error)
+                self.refuse(RefusalKind::BadRequest, &error)
             }
         };
         ctx.spawn(answer.into_actor(self).map(move |payload, actor, _| {
@@ -379,7 +338,9 @@ impl Handler<Pull> for Session {
                     }
                     PullWhat::Snapshot { scope, after } => {
                         let page = answer.and_then(|payload| match payload {
-                            SyncPayload::SnapshotResponse(page) if (page.scope, page.after) == (scope, after) => Some(page),
+                            SyncPayload::SnapshotResponse(page) if (page.scope, page.after) == (scope, after) => {
+                                Some(page)
+                            }
                             _ => None,
                         });
                         buffer.send(PulledSnapshot { peer, scope, page }).await
@@ -397,13 +358,14 @@ impl Handler<Pull> for Session {
 
 /// The page of that stream that a payload holds, if it holds a sound one.
 fn page_of(stream: Stream, payload: SyncPayload) -> Option<PageResponse> {
-    let page = match (stream.kind, payload) {
-        (StreamKind::State, SyncPayload::StateResponse(page)) => page,
-        (StreamKind::Shared, SyncPayload::SharedChangeResponse(page)) => page,
-        _ => return None,
+    let ((StreamKind::State, SyncPayload::StateResponse(page))
+    | (StreamKind::Shared, SyncPayload::SharedChangeResponse(page))) = (stream.kind, payload)
+    else {
+        return None;
     };
     if let PageResponse::Page { batch, .. } = &page
-        && (batch.stream != stream || batch.check().inspect_err(|error| tracing::warn!(%error, "a page was refused")).is_err())
+        && (batch.stream != stream
+            || batch.check().inspect_err(|error| tracing::warn!(%error, "a page was refused")).is_err())
     {
         return None;
     }
@@ -444,7 +406,10 @@ impl Handler<Push> for Session {
             let peer = actor.peer;
             let Some(answer) = answer else { return tell(&actor.links.retry, PeerPulls(peer)) };
             match actor.account(answer) {
-                Ok(SyncPayload::AckState(Ack { origin, applied, .. }) | SyncPayload::AckSharedChanges(Ack { origin, applied, .. })) => {
+                Ok(
+                    SyncPayload::AckState(Ack { origin, applied, .. })
+                    | SyncPayload::AckSharedChanges(Ack { origin, applied, .. }),
+                ) => {
                     let marks = Watermarks::from_iter([(Stream { kind, origin }, applied)]);
                     actor.report.marks.join(&marks);
                     tell(&actor.links.retry, Acked { peer, marks });

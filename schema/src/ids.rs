@@ -106,7 +106,7 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x5f3c_9a2e_71d4_5b08_9c1d_5741_1146_000
 
 impl RecordId {
     /// The id of a record that is *about* other things: two devices that make it independently get the same one
-    /// (UUIDv5 over the model's name and the parts).
+    /// (`UUIDv5` over the model's name and the parts).
     #[must_use]
     pub fn derived(model: &str, parts: &[&[u8]]) -> Self {
         let mut name = Vec::with_capacity(model.len() + 1 + parts.iter().map(|p| p.len() + 4).sum::<usize>());

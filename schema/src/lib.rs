@@ -12,6 +12,7 @@ pub mod models;
 pub mod record;
 pub mod signed;
 pub mod stream;
+#[expect(missing_docs, reason = "diesel documents the modules that it makes by itself")]
 pub mod tables;
 pub mod value;
 pub mod wire;

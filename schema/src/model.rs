@@ -1,6 +1,5 @@
 //! What a model is: its number, who may write it, its columns, and the macro that declares one.
 
-
 use crate::ids::{FieldNo, ModelId, RecordId};
 use crate::value::{Fields, Value};
 

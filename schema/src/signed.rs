@@ -47,6 +47,9 @@ impl Signed {
     ///
     /// # Errors
     /// When the statement is larger than [`STATEMENT_BYTES_MAX`].
+    ///
+    /// # Panics
+    /// When the secret is not the author's.
     pub fn new<T: Signable>(statement: &T, secret: &DeviceSecret) -> Result<Self, CodecError> {
         assert_eq!(statement.author(), secret.public(), "a statement is signed by its author");
         let bytes = codec::encode(statement, STATEMENT_BYTES_MAX)?;

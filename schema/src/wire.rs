@@ -420,9 +420,7 @@ impl From<Batch> for SyncPayload {
                 }
             },
             Items::Shared(mut changes) => match changes.pop() {
-                Some(change) if changes.is_empty() => {
-                    Self::SharedChange(SharedEntry { origin: stream.origin, change })
-                }
+                Some(change) if changes.is_empty() => Self::SharedChange(SharedEntry { origin: stream.origin, change }),
                 last => {
                     changes.extend(last);
                     Self::SharedChangeBatch(SharedChangeBatch { origin: stream.origin, after, through, changes })
@@ -437,14 +435,12 @@ impl SyncPayload {
     ///
     /// # Errors
     /// Gives the payload back when it holds no batch.
+    #[expect(clippy::result_large_err, reason = "the payload comes back as it went in")]
     pub fn into_batch(self) -> Result<Batch, Self> {
         Ok(match self {
-            Self::StateChange(StateChange { owner, after, row }) => Batch {
-                stream: Stream::state(owner),
-                after,
-                through: row.version,
-                items: Items::State(vec![row]),
-            },
+            Self::StateChange(StateChange { owner, after, row }) => {
+                Batch { stream: Stream::state(owner), after, through: row.version, items: Items::State(vec![row]) }
+            }
             Self::StateBatch(StateBatch { owner, after, through, rows }) => {
                 Batch { stream: Stream::state(owner), after, through, items: Items::State(rows) }
             }
@@ -517,3 +513,7 @@ impl SyncPayload {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

@@ -82,13 +82,22 @@ struct Held {
     bytes: usize,
 }
 
+/// Where a snapshot goes on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Next {
+    /// After this key; none is the beginning.
+    After(Option<Cursor>),
+    /// It has all of it.
+    Nowhere,
+}
+
 #[derive(Debug)]
 struct Snapshot {
     peer: DeviceId,
     claim: Option<Watermarks>,
     asking: bool,
     applying: bool,
-    next: Option<Option<Cursor>>,
+    next: Next,
     waiting: Option<Box<SnapshotResponse>>,
 }
 
@@ -176,7 +185,7 @@ impl Backfill {
                     claim: None,
                     asking: false,
                     applying: false,
-                    next: Some(None),
+                    next: Next::After(None),
                     waiting: None,
                 });
             }
@@ -212,7 +221,7 @@ impl Backfill {
         };
         snapshot.asking = false;
         snapshot.claim.get_or_insert_with(|| page.watermarks.clone());
-        snapshot.next = page.through.map(Some);
+        snapshot.next = page.through.map_or(Next::Nowhere, |key| Next::After(Some(key)));
         snapshot.waiting = Some(Box::new(page));
     }
 
@@ -229,7 +238,7 @@ impl Backfill {
     pub fn snapshot_settled(&mut self, scope: SnapshotScope) {
         let Some(snapshot) = self.snapshots.get_mut(&scope) else { return };
         snapshot.applying = false;
-        if snapshot.next.is_none() && snapshot.waiting.is_none() {
+        if snapshot.next == Next::Nowhere && snapshot.waiting.is_none() {
             if let Some(Snapshot { claim: Some(claim), .. }) = self.snapshots.remove(&scope) {
                 self.applied.join(&claim);
             }
@@ -294,16 +303,14 @@ impl Backfill {
                 && let Some(page) = snapshot.waiting.take()
             {
                 snapshot.applying = true;
-                let claim = if snapshot.next.is_none() { snapshot.claim.clone() } else { None };
+                let claim = if snapshot.next == Next::Nowhere { snapshot.claim.clone() } else { None };
                 steps.push(Step::ApplySnapshot { page, claim });
             }
             if !snapshot.asking
                 && snapshot.waiting.is_none()
-                && let Some(after) = snapshot.next.take()
+                && let Next::After(after) = snapshot.next
             {
                 snapshot.asking = true;
-                // Until the answer comes the snapshot is not at its end.
-                snapshot.next = Some(after);
                 steps.push(Step::FetchSnapshot { peer: snapshot.peer, scope: *scope, after });
             }
         }

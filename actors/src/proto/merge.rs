@@ -139,15 +139,15 @@ pub fn losers(record: &SharedRecord) -> Vec<Loser> {
     for (field, stamp) in &record.stamps.fields {
         let winner = record.fields.get(*field).unwrap_or(&Value::Null);
         let lost = stamp.losers.iter().map(|(hlc, value)| (*hlc, value));
-        let mut list = |hlc: Hlc, value: &Value| {
+        let mut found_one = |hlc: Hlc, value: &Value| {
             found.push(Loser { field: *field, hlc, value: value.clone(), deleted: deletion.is_some() });
         };
         if let Some(deletion) = deletion {
             lost.chain([(stamp.hlc, winner)])
                 .filter(|(hlc, _)| !deletion.seen.covers(*hlc))
-                .for_each(|(hlc, value)| list(hlc, value));
+                .for_each(|(hlc, value)| found_one(hlc, value));
         } else {
-            lost.filter(|(_, value)| *value != winner).for_each(|(hlc, value)| list(hlc, value));
+            lost.filter(|(_, value)| *value != winner).for_each(|(hlc, value)| found_one(hlc, value));
         }
     }
     found

@@ -237,8 +237,14 @@ pub(crate) fn keep(c: &mut SqliteConnection, note: &Note) -> QueryResult<()> {
     Ok(())
 }
 
-/// The sends that waited for an ack: peer, kind, attempts, when due, last error.
-pub(crate) fn retries(c: &mut SqliteConnection) -> QueryResult<Vec<(DeviceId, StreamKind, u32, u64, String)>> {
+/// A send that waited for an ack: peer, kind, attempts, when due in milliseconds since 1970, last error.
+pub(crate) type StoredRetry = (DeviceId, StreamKind, u32, u64, String);
+
+/// A send that was given up: peer, kind, through, attempts, last error, when in milliseconds since 1970.
+pub(crate) type StoredLetter = (DeviceId, StreamKind, u64, u32, String, u64);
+
+/// The sends that waited for an ack.
+pub(crate) fn retries(c: &mut SqliteConnection) -> QueryResult<Vec<StoredRetry>> {
     let rows: Vec<(DeviceId, i32, i32, i64, String)> = tables::retry::table.load(c)?;
     Ok(rows
         .into_iter()
@@ -248,10 +254,8 @@ pub(crate) fn retries(c: &mut SqliteConnection) -> QueryResult<Vec<(DeviceId, St
         .collect())
 }
 
-/// The sends that were given up: peer, kind, through, attempts, last error, when.
-pub(crate) fn dead_letters(
-    c: &mut SqliteConnection,
-) -> QueryResult<Vec<(DeviceId, StreamKind, u64, u32, String, u64)>> {
+/// The sends that were given up.
+pub(crate) fn dead_letters(c: &mut SqliteConnection) -> QueryResult<Vec<StoredLetter>> {
     let rows: Vec<(DeviceId, i32, i64, i32, String, i64)> = tables::dead_letter::table.load(c)?;
     Ok(rows
         .into_iter()

@@ -21,7 +21,7 @@ const CACHE_KIB: u32 = 16 * 1024;
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The file is there but SQLite cannot use it.
+    /// The file is there but `SQLite` cannot use it.
     #[error("the database {0} cannot be opened: {1}")]
     Unusable(PathBuf, String),
     /// The file is not a database, or damaged.
@@ -37,9 +37,8 @@ pub(crate) fn open_writer(path: &Path) -> Result<SqliteConnection, OpenError> {
     let mut connection = connect(path)?;
     configure(&mut connection, path)?;
     starling_migrations::migrate(&mut connection).map_err(|error| match error {
-        MigrationError::Newer(_) => OpenError::Migration(path.to_owned(), error.to_string()),
         MigrationError::Failed(message) if is_corruption(&message) => OpenError::Corrupt(path.to_owned(), message),
-        MigrationError::Failed(_) => OpenError::Migration(path.to_owned(), error.to_string()),
+        other => OpenError::Migration(path.to_owned(), other.to_string()),
     })?;
     Ok(connection)
 }

@@ -186,7 +186,10 @@ fn start(after: Option<Cursor>, model: ModelId) -> Option<RecordId> {
 }
 
 /// Live records per model, by name.
-pub(crate) fn counts(c: &mut SqliteConnection, tables: &Tables) -> QueryResult<std::collections::BTreeMap<String, u64>> {
+pub(crate) fn counts(
+    c: &mut SqliteConnection,
+    tables: &Tables,
+) -> QueryResult<std::collections::BTreeMap<String, u64>> {
     let mut counts = std::collections::BTreeMap::new();
     for spec in tables.registry.iter() {
         let live = if spec.ownership.is_shared() { " WHERE alive" } else { "" };

@@ -60,7 +60,7 @@ impl<'a> Bind<'a> {
     }
 }
 
-/// A stream number as SQLite stores it. Numbers beyond 2^63 do not occur: a batch that claims one is refused.
+/// A stream number as `SQLite` stores it. Numbers beyond 2^63 do not occur: a batch that claims one is refused.
 pub(crate) fn to_sql(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -92,9 +92,7 @@ impl Cell {
             (ColumnKind::Real, Self::Real(value)) => Some(Value::Real(value)),
             (ColumnKind::Text, Self::Text(value)) => Some(Value::Text(value)),
             (ColumnKind::Bytes, Self::Blob(value)) => Some(Value::Bytes(value)),
-            (ColumnKind::Id, Self::Blob(value)) => {
-                starling_schema::ids::RecordId::from_slice(&value).map(Value::Id)
-            }
+            (ColumnKind::Id, Self::Blob(value)) => starling_schema::ids::RecordId::from_slice(&value).map(Value::Id),
             _ => None,
         }
     }

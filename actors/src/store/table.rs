@@ -4,7 +4,6 @@
 //! they are read and written by the same code.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 
 use diesel::result::QueryResult;
 use diesel::sqlite::SqliteConnection;
@@ -56,21 +55,17 @@ impl ModelTable {
 
     fn build(model: ModelId, name: &'static str, shared: bool, columns: &'static [Column], unknown: bool) -> Self {
         let bookkeeping: &[&str] = if shared { &["stamps", "alive"] } else { &["owner", "version"] };
-        let mut selected = String::from("id");
-        for column in bookkeeping.iter().copied().chain(columns.iter().map(|c| c.name)).chain(["extra"]) {
-            let _: std::fmt::Result = write!(selected, ", {column}");
-        }
+        let names: Vec<&str> =
+            bookkeeping.iter().copied().chain(columns.iter().map(|c| c.name)).chain(["extra"]).collect();
+        let selected = format!("id, {}", names.join(", "));
         let (which, key, inserted) = if unknown {
             ("model = ? AND ", "model, id", format!("model, {selected}"))
         } else {
             ("", "id", selected.clone())
         };
-        let count = 2 + bookkeeping.len() + columns.len() + usize::from(unknown);
-        let mut updates = String::new();
-        for column in bookkeeping.iter().copied().chain(columns.iter().map(|c| c.name)).chain(["extra"]) {
-            let comma = if updates.is_empty() { "" } else { ", " };
-            let _: std::fmt::Result = write!(updates, "{comma}{column} = excluded.{column}");
-        }
+        let count = 1 + names.len() + usize::from(unknown);
+        let updates: Vec<String> = names.iter().map(|name| format!("{name} = excluded.{name}")).collect();
+        let updates = updates.join(", ");
         // The guards keep another device's row, and a newer version of this one, as they are.
         let guard = if shared {
             String::new()
@@ -128,10 +123,7 @@ impl ModelTable {
 
     /// How many fields have a value of another kind than their column.
     pub(crate) fn misfits(&self, fields: &Fields) -> usize {
-        fields
-            .iter()
-            .filter(|(no, value)| self.column(*no).is_some_and(|column| !column.kind.holds(value)))
-            .count()
+        fields.iter().filter(|(no, value)| self.column(*no).is_some_and(|column| !column.kind.holds(value))).count()
     }
 
     fn values<'a>(&'a self, fields: &'a Fields) -> impl Iterator<Item = Bind<'a>> {
@@ -211,8 +203,7 @@ impl ModelTable {
         version: u64,
         id: RecordId,
     ) -> QueryResult<bool> {
-        let binds =
-            self.binds(&[Bind::blob(id.as_bytes()), Bind::blob(owner.0.as_bytes()), Bind::int(version)]);
+        let binds = self.binds(&[Bind::blob(id.as_bytes()), Bind::blob(owner.0.as_bytes()), Bind::int(version)]);
         Ok(self.delete.execute(c, &binds)? > 0)
     }
 
@@ -247,11 +238,8 @@ impl ModelTable {
         after: RecordId,
         rows_max: usize,
     ) -> QueryResult<Vec<StateRow>> {
-        let binds = self.binds(&[
-            Bind::blob(after.as_bytes()),
-            Bind::blob(owner.0.as_bytes()),
-            Bind::int(rows_max as u64),
-        ]);
+        let binds =
+            self.binds(&[Bind::blob(after.as_bytes()), Bind::blob(owner.0.as_bytes()), Bind::int(rows_max as u64)]);
         let rows = self.by_key.rows(c, &binds)?.into_iter().map(|row| {
             let (record, row) = self.read_owned(row)?;
             Ok(StateRow { version: row.version, model: self.model, record, fields: Some(row.fields) })
@@ -307,21 +295,12 @@ impl ModelTable {
     }
 
     /// Writes a shared record as it is.
-    pub(crate) fn put_shared(
-        &self,
-        c: &mut SqliteConnection,
-        id: RecordId,
-        record: &SharedRecord,
-    ) -> QueryResult<()> {
+    pub(crate) fn put_shared(&self, c: &mut SqliteConnection, id: RecordId, record: &SharedRecord) -> QueryResult<()> {
         let stamps = codec::encode(&record.stamps, UNPACKED_BYTES_MAX).map_err(encoding)?;
         let extra = self.extra(&record.fields);
         let mut binds = Vec::with_capacity(5 + self.columns.len());
         binds.extend(self.unknown.then(|| Bind::model(self.model)));
-        binds.extend([
-            Bind::blob(id.as_bytes()),
-            Bind::blob(&stamps),
-            Bind::Bool(Some(record.stamps.is_alive())),
-        ]);
+        binds.extend([Bind::blob(id.as_bytes()), Bind::blob(&stamps), Bind::Bool(Some(record.stamps.is_alive()))]);
         binds.extend(self.values(&record.fields));
         binds.push(Bind::Blob(extra.as_deref()));
         self.upsert.execute(c, &binds)?;
