@@ -71,7 +71,14 @@ pub async fn first_difference(a: &Node, b: &Node) -> Option<String> {
     let (names, counts) = ([a.name(), b.name()], [left.len(), right.len()]);
     Some(format!(
         "{} and {} differ at line {at} ({} and {} lines):\n{}: {}\n{}: {}",
-        names[0], names[1], counts[0], counts[1], names[0], shown(&left), names[1], shown(&right)
+        names[0],
+        names[1],
+        counts[0],
+        counts[1],
+        names[0],
+        shown(&left),
+        names[1],
+        shown(&right)
     ))
 }
 

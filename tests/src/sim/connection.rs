@@ -205,13 +205,7 @@ impl SimNetwork {
         }
     }
 
-    pub(super) fn silence(
-        &mut self,
-        pair: (NodeNo, NodeNo),
-        connection: u64,
-        since_ms: u64,
-        ctx: &mut Context<Self>,
-    ) {
+    pub(super) fn silence(&mut self, pair: (NodeNo, NodeNo), connection: u64, since_ms: u64, ctx: &mut Context<Self>) {
         let is_dead = |held: &Connection| held.id == connection && held.silent_since_ms == Some(since_ms);
         if self.connections.get(&pair).is_some_and(is_dead) {
             self.close(pair, ctx);

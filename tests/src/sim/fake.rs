@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use parking_lot::Mutex;
-use starling::network::{Admit, Dial, Disconnect, EVENTS_MAX, NetworkAddress, NetworkError, NetworkEvent, Publish, Request, Verdict};
+use starling::network::{
+    Admit, Dial, Disconnect, EVENTS_MAX, NetworkAddress, NetworkError, NetworkEvent, Publish, Request, Verdict,
+};
 use starling::proto::pairing::{Ticket, proof};
 use starling_schema::ids::LibraryId;
 use starling_schema::key::{DeviceKey, DeviceSecret};
@@ -325,7 +327,8 @@ impl Handler<NetworkEvent> for Ears {
             NetworkEvent::Gossip { bytes, verdict, .. } => {
                 let envelope = script.hear(&bytes);
                 script.heard.gossip.extend(envelope);
-                drop(verdict.send(Verdict::Accept));
+                // A network that is gone needs no verdict.
+                verdict.send(Verdict::Accept).ok();
             }
             NetworkEvent::Request { bytes, reply, .. } => {
                 let Some(envelope) = script.hear(&bytes) else { return };
@@ -334,9 +337,7 @@ impl Handler<NetworkEvent> for Ears {
                 let bytes = script.envelope(answer).encode(UNPACKED_BYTES_MAX).expect("the answer fits");
                 drop(reply.send(bytes));
             }
-            NetworkEvent::Disconnected { .. }
-            | NetworkEvent::Listening { .. }
-            | NetworkEvent::Discovered { .. } => {}
+            NetworkEvent::Disconnected { .. } | NetworkEvent::Listening { .. } | NetworkEvent::Discovered { .. } => {}
         }
     }
 }

@@ -46,14 +46,7 @@ struct Inner {
 pub struct Backup(TempDir);
 
 impl Node {
-    pub(super) fn new(
-        number: NodeNo,
-        name: &str,
-        data: PathBuf,
-        seed: u64,
-        epoch: Instant,
-        network: Network,
-    ) -> Self {
+    pub(super) fn new(number: NodeNo, name: &str, data: PathBuf, seed: u64, epoch: Instant, network: Network) -> Self {
         let (skew_ms, starts, peer) = (Arc::default(), Cell::new(0), RefCell::new(None));
         Self(Rc::new(Inner { number, name: name.to_owned(), data, seed, epoch, skew_ms, starts, network, peer }))
     }

@@ -6,8 +6,8 @@ use starling_schema::change::Write;
 use starling_schema::ids::{DeviceId, FieldNo, RecordId};
 use starling_schema::model::Syncable;
 use starling_schema::models::{
-    Collection, CollectionEntry, Entry, EntryKind, Location, Tag, TagAssignment, TagRelationship, Target,
-    UserMetadata, UserMetadataDevice, Volume,
+    Collection, CollectionEntry, Entry, EntryKind, Location, Tag, TagAssignment, TagRelationship, Target, UserMetadata,
+    UserMetadataDevice, Volume,
 };
 use starling_schema::value::{Fields, Value};
 

@@ -131,11 +131,12 @@ fn another_peer_goes_on_when_the_one_that_serves_dies() {
             cluster.pass(Duration::from_millis(1)).await;
         }
         cluster.unplug(&a).await;
-        cluster.until("c has all entries", LATER, async || {
-            let count = c.count::<Entry>().await;
-            (count < 30_001).then(|| count.to_string())
-        })
-        .await;
+        cluster
+            .until("c has all entries", LATER, async || {
+                let count = c.count::<Entry>().await;
+                (count < 30_001).then(|| count.to_string())
+            })
+            .await;
         check::assert_equal(&[&b, &c]).await;
     });
 }

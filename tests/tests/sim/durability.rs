@@ -54,7 +54,7 @@ fn a_crash_leaves_both_the_rows_and_their_log_entries_or_neither() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::cases(12))]
 
     #[test]
     fn devices_that_crash_at_any_moment_of_a_sync_end_equal(seed in 0_u64..1_000_000, moments_ms in [0_u64..60, 0..600, 0..3_000]) {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use starling_schema::models::Tag;
+use starling_schema::change::Write;
+use starling_schema::models::{Entry, Tag};
 use starling_tests::check;
 use starling_tests::sim::Cluster;
 
@@ -133,5 +134,49 @@ fn a_tag_deleted_and_pruned_while_d_was_away_and_edited_it_is_nowhere_half_there
             assert_eq!(node.get::<Tag>(other).await.unwrap().color.unwrap(), "#654321");
             assert_eq!(node.count::<Tag>().await, 2);
         }
+    });
+}
+
+#[test]
+fn a_snapshot_of_many_pages_is_whole_though_edits_go_on_and_the_joiner_crashes() {
+    Cluster::run(507, async |cluster| {
+        let a = cluster.device("a").await;
+        let tags = a.add_tags(30_000).await;
+        cluster.pass(SOON).await;
+        assert_eq!(a.status().await.log.entries, 0);
+        let b = cluster.device("b").await;
+        b.join(&a).await;
+        for round in 0..20 {
+            a.set::<Tag>(tags[round * 1_000], Tag::NAME, "edited").await;
+            a.delete::<Tag>(tags[29_999 - round]).await;
+            if round == 10 {
+                b.kill().await;
+                b.start().await;
+            }
+            cluster.pass(Duration::from_millis(3)).await;
+        }
+        cluster.settle(LATER).await;
+        assert_eq!(b.count::<Tag>().await, 29_980);
+        assert_eq!(b.tag_name(tags[19_000]).await.unwrap(), "edited");
+    });
+}
+
+#[test]
+fn rows_of_many_pages_that_were_deleted_long_ago_are_gone_after_a_snapshot_of_the_rest() {
+    Cluster::run(508, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        let location = a.add_location("photos").await;
+        let files = a.add_entries(location, None, 30_000).await;
+        cluster.settle(LATER).await;
+        b.stop().await;
+        cluster.skip(Duration::from_hours(35 * 24));
+        for chunk in files.chunks(2_000) {
+            let every_other = chunk.iter().step_by(2);
+            a.commit(every_other.map(|id| Write::delete(Entry::MODEL, *id)).collect()).await;
+        }
+        cluster.pass(LATER).await;
+        b.start().await;
+        cluster.settle(LATER).await;
+        assert_eq!(b.count::<Entry>().await, 15_001);
     });
 }

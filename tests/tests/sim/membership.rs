@@ -18,8 +18,7 @@ const HOUR: Duration = Duration::from_hours(1);
 #[test]
 fn a_ticket_admits_one_device_once() {
     Cluster::run(701, async |cluster| {
-        let [a, b, c] =
-            [cluster.device("a").await, cluster.device("b").await, cluster.device("c").await];
+        let [a, b, c] = [cluster.device("a").await, cluster.device("b").await, cluster.device("c").await];
         let ticket = a.ticket(HOUR).await;
         assert_eq!(b.join_with(&ticket).await, Ok(()));
         let alone = c.peer().library();
@@ -39,8 +38,7 @@ fn a_ticket_admits_one_device_once() {
 #[test]
 fn two_devices_that_show_one_ticket_at_once_get_in_once() {
     Cluster::run(702, async |cluster| {
-        let [a, b, c] =
-            [cluster.device("a").await, cluster.device("b").await, cluster.device("c").await];
+        let [a, b, c] = [cluster.device("a").await, cluster.device("b").await, cluster.device("c").await];
         let ticket = a.ticket(HOUR).await;
         let (one, two) = futures::join!(b.join_with(&ticket), c.join_with(&ticket));
         assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");

@@ -131,7 +131,8 @@ fn a_shared_change_batch_is_applied_and_acked_and_a_gap_in_front_of_it_is_not_ac
     Cluster::run(804, async |cluster| {
         let asked = Asked::new(cluster).await;
         let origin = asked.fake.key().device();
-        let [one, two, three] = [(1, "one"), (2, "two"), (3, "three")].map(|(seq, name)| rename(&asked.fake, seq, name));
+        let [one, two, three] =
+            [(1, "one"), (2, "two"), (3, "three")].map(|(seq, name)| rename(&asked.fake, seq, name));
         let ahead = SharedChangeBatch { origin, after: 1, through: 3, changes: vec![two, three] };
         let answer = asked.ask(SyncPayload::SharedChangeBatch(ahead)).await;
         assert_eq!(answer, SyncPayload::AckSharedChanges(Ack { origin, applied: 0, durable: 0 }));
@@ -207,7 +208,9 @@ fn a_snapshot_request_gets_all_shared_records_or_all_rows_of_an_owner_with_water
         let location = asked.node.add_location("photos").await;
         let ((state, shared), id) = (asked.heads().await, asked.node.id());
         let request = SnapshotRequest { scope: SnapshotScope::Shared, after: None };
-        let SyncPayload::SnapshotResponse(page) = asked.ask(SyncPayload::SnapshotRequest(request)).await else { panic!() };
+        let SyncPayload::SnapshotResponse(page) = asked.ask(SyncPayload::SnapshotRequest(request)).await else {
+            panic!()
+        };
         let SnapshotResponse { scope, after, through, watermarks, items: SnapshotItems::Shared(items) } = page else {
             panic!("the other kind")
         };
@@ -216,7 +219,9 @@ fn a_snapshot_request_gets_all_shared_records_or_all_rows_of_an_owner_with_water
         assert_eq!(items.iter().map(|item| (item.model, item.record)).collect::<Vec<_>>(), [(Tag::MODEL, tag)]);
 
         let request = SnapshotRequest { scope: SnapshotScope::State(id), after: None };
-        let SyncPayload::SnapshotResponse(page) = asked.ask(SyncPayload::SnapshotRequest(request)).await else { panic!() };
+        let SyncPayload::SnapshotResponse(page) = asked.ask(SyncPayload::SnapshotRequest(request)).await else {
+            panic!()
+        };
         let SnapshotItems::State(rows) = page.items else { panic!("the other kind") };
         assert_eq!((page.through, page.watermarks), (None, Watermarks::from_iter([(Stream::state(id), state)])));
         // The device itself, the location and its root.
@@ -245,9 +250,13 @@ fn a_hello_is_answered_by_a_hello_with_everything_that_the_asked_device_has() {
 fn a_hello_whose_protocols_do_not_overlap_is_refused_and_told_which_to_upgrade() {
     Cluster::run(810, async |cluster| {
         let asked = Asked::new(cluster).await;
-        for (version, upgrade) in [(PROTOCOL_VERSION + 1, "upgrade this device"), (PROTOCOL_VERSION - 1, "upgrade yours")] {
+        for (version, upgrade) in
+            [(PROTOCOL_VERSION + 1, "upgrade this device"), (PROTOCOL_VERSION - 1, "upgrade yours")]
+        {
             let hello = Hello { protocol_min: version, protocol_max: version, ..asked.fake.hello() };
-            let SyncPayload::Error(Refusal { kind, message }) = asked.ask(SyncPayload::Hello(hello)).await else { panic!() };
+            let SyncPayload::Error(Refusal { kind, message }) = asked.ask(SyncPayload::Hello(hello)).await else {
+                panic!()
+            };
             assert_eq!(kind, RefusalKind::Version);
             assert!(message.contains(upgrade), "{message}");
         }
@@ -278,7 +287,9 @@ fn a_digest_request_gets_the_hash_and_number_of_the_records_in_a_range() {
         let tag = asked.node.add_tag("one").await;
         let digest = async |from, through| {
             let request = DigestRequest { model: Tag::MODEL, from, through };
-            let SyncPayload::DigestResponse(digest) = asked.ask(SyncPayload::DigestRequest(request)).await else { panic!() };
+            let SyncPayload::DigestResponse(digest) = asked.ask(SyncPayload::DigestRequest(request)).await else {
+                panic!()
+            };
             digest
         };
         let all = digest(RecordId::MIN, RecordId(Uuid::max())).await;

@@ -3,8 +3,8 @@
 use futures::join;
 use starling_schema::change::{StateRow, Write};
 use starling_schema::ids::RecordId;
-use starling_schema::models::{Device, Entry, EntryKind, Location, Volume};
 use starling_schema::model::Syncable;
+use starling_schema::models::{Device, Entry, EntryKind, Location, Volume};
 use starling_schema::value::Fields;
 use starling_schema::wire::{StateBatch, SyncPayload};
 use starling_tests::check;
@@ -300,6 +300,9 @@ fn a_pushed_change_of_another_owners_stream_is_refused() {
         let answer = fake.ask(&b, key, SyncPayload::StateBatch(forged)).await;
         assert!(matches!(answer, SyncPayload::Error(_)), "{answer:?}");
         assert_eq!(b.get::<Location>(location).await.unwrap().name.unwrap(), "photos");
-        assert_eq!(b.get::<Location>(location).await.unwrap().fields(), a.get::<Location>(location).await.unwrap().fields());
+        assert_eq!(
+            b.get::<Location>(location).await.unwrap().fields(),
+            a.get::<Location>(location).await.unwrap().fields()
+        );
     });
 }
