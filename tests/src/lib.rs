@@ -2,5 +2,12 @@
 //!
 //! A test says what happens in a [`sim::Cluster`]; the checks in [`check`] say what must be true afterwards.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a harness fails a test by panicking, and says what was expected"
+)]
+
 pub mod check;
 pub mod sim;

@@ -1,5 +1,7 @@
 //! What a cluster promises, each claim a test: real peers under virtual time, all chance from the seed of the test.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail a test like tests do")]
+
 #[path = "sim/clock.rs"]
 mod clock;
 #[path = "sim/delivery.rs"]

@@ -12,7 +12,7 @@ struct Verdict {
     integrity_check: String,
 }
 
-/// Asserts that SQLite finds nothing wrong with the database of a running device.
+/// Asserts that `SQLite` finds nothing wrong with the database of a running device.
 pub async fn intact(node: &Node) {
     let verdicts: Vec<Verdict> = node
         .peer()

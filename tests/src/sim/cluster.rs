@@ -67,11 +67,7 @@ impl Cluster {
         for (node, tally) in self.report().await.tallies {
             assert_eq!(tally.oversized, 0, "node {node} sent messages that are larger than the protocol allows");
         }
-        self.assert_no_panic();
-    }
-
-    fn assert_no_panic(&self) {
-        assert_eq!(PANICS.get(), 0, "an actor panicked, see above");
+        assert_no_panic();
     }
 
     /// What decides all chance.
@@ -130,7 +126,7 @@ impl Cluster {
     /// Lets virtual time pass.
     pub async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
-        self.assert_no_panic();
+        assert_no_panic();
     }
 
     /// Waits until all running devices say that they are in sync and hold the same, and gives how long that took.
@@ -150,7 +146,7 @@ impl Cluster {
                 // Comparing whole databases is dear: the longer it takes, the more rarely.
                 wait = (2 * wait).min(limit / 8);
             }
-            self.assert_no_panic();
+            assert_no_panic();
             if begun.elapsed() >= limit {
                 let difference = check::difference(&nodes).await.unwrap_or_default();
                 panic!("not equal within {limit:?}\n{}\n{difference}", lagging.unwrap_or_default());
@@ -171,7 +167,7 @@ impl Cluster {
     ) -> Duration {
         let begun = Instant::now();
         while let Some(obstacle) = obstacle().await {
-            self.assert_no_panic();
+            assert_no_panic();
             assert!(begun.elapsed() < limit, "not within {limit:?}: {claim}\n{obstacle}");
             tracing::debug!(%claim, %obstacle, "not yet");
             tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
@@ -214,13 +210,21 @@ impl Cluster {
     /// Lets nothing pass from one device to another; the other way stays as it is.
     pub async fn cut(&self, from: &Node, to: &Node) {
         let cut = (from.number(), to.number());
-        self.network.change(move |conditions| drop(conditions.cuts.insert(cut))).await;
+        self.network
+            .change(move |conditions| {
+                conditions.cuts.insert(cut);
+            })
+            .await;
     }
 
     /// Pulls a device's cable.
     pub async fn unplug(&self, node: &Node) {
         let number = node.number();
-        self.network.change(move |conditions| drop(conditions.down.insert(number))).await;
+        self.network
+            .change(move |conditions| {
+                conditions.down.insert(number);
+            })
+            .await;
     }
 
     /// Takes every partition, cut and pulled cable back.
@@ -249,6 +253,10 @@ fn count_panics() {
         }));
     });
     PANICS.set(0);
+}
+
+fn assert_no_panic() {
+    assert_eq!(PANICS.get(), 0, "an actor panicked, see above");
 }
 
 /// Names the seed of a failed run.

@@ -161,10 +161,20 @@ impl Node {
     /// Kills the peer as if it had been at the instant of the copy.
     pub async fn die_to(&self, copy: &Backup) {
         let number = self.0.number;
-        self.0.network.change(move |conditions| drop(conditions.dead.insert(number))).await;
+        self.0
+            .network
+            .change(move |conditions| {
+                conditions.dead.insert(number);
+            })
+            .await;
         self.stop().await;
         put_files(copy.0.path(), &self.0.data);
-        self.0.network.change(move |conditions| drop(conditions.dead.remove(&number))).await;
+        self.0
+            .network
+            .change(move |conditions| {
+                conditions.dead.remove(&number);
+            })
+            .await;
     }
 
     /// Sets the wall clock off by so many milliseconds.

@@ -50,7 +50,7 @@ fn two_devices_that_show_one_ticket_at_once_get_in_once() {
 fn a_ticket_is_refused_after_its_expiry() {
     Cluster::run(703, async |cluster| {
         let [a, b] = [cluster.device("a").await, cluster.device("b").await];
-        let ticket = a.ticket(Duration::from_secs(60)).await;
+        let ticket = a.ticket(Duration::from_mins(1)).await;
         cluster.pass(Duration::from_secs(61)).await;
         assert!(matches!(b.join_with(&ticket).await, Err(JoinError::Refused(_))));
         assert_eq!(a.peer().members().await.unwrap().len(), 1);

@@ -16,7 +16,7 @@ use starling_schema::models::{
 };
 use starling_schema::value::Fields;
 use starling_tests::check;
-use starling_tests::sim::{Cluster, Link, Node};
+use starling_tests::sim::{Cluster, Conditions, Link, Node};
 
 use crate::LATER;
 
@@ -117,6 +117,14 @@ fn minutes_of_trouble(seed: u64) -> blake3::Hash {
         let mut random = ChaCha8Rng::seed_from_u64(cluster.seed());
         let nodes = cluster.library(["a", "b", "c", "d"]).await;
         let things = Things::new(cluster, &nodes[0]).await;
+        let (is_line, gossip) = (random.random_bool(0.3), random.random_bool(0.8));
+        let shape = move |conditions: &mut Conditions| {
+            conditions.gossip = gossip;
+            if is_line {
+                conditions.line(&[0, 1, 2, 3]);
+            }
+        };
+        cluster.network().change(shape).await;
         for step in 0..60 {
             let running = cluster.running();
             if let Some(node) = running.choose(&mut random) {
