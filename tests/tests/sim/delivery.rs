@@ -7,7 +7,7 @@ use starling_schema::models::{Entry, Tag};
 use starling_schema::value::Fields;
 use starling_schema::wire::GOSSIP_BYTES_MAX;
 use starling_tests::check;
-use starling_tests::sim::{Cluster, FakeMember, Link, Node};
+use starling_tests::sim::{Cluster, Conditions, FakeMember, Link, Node};
 use tokio::time::Instant;
 
 use crate::{LATER, SOON};
@@ -331,5 +331,30 @@ fn what_a_dead_letter_waited_for_arrives_when_the_peer_comes_back() {
         cluster.pass(LATER).await;
         let queues = a.status().await.queues;
         assert_eq!((queues.dead_letters, queues.retry), (0, 0));
+    });
+}
+
+#[test]
+fn a_send_that_outlived_a_restart_is_done_once_the_peer_acks_by_way_of_another() {
+    Cluster::run(418, async |cluster| {
+        let [a, b, c] = cluster.library(["a", "b", "c"]).await;
+        let (from, to) = (a.number(), c.number());
+        cluster.unplug(&b).await;
+        let deaf = Link { loss: 1.0, ..Link::default() };
+        cluster.network().change(move |conditions| drop(conditions.links.insert((from, to), deaf))).await;
+        let tag = a.add_tag("by way of b").await;
+        cluster.pass(Duration::from_mins(1)).await;
+        a.kill().await;
+        let unlink = move |conditions: &mut Conditions| {
+            conditions.unlinked.insert((from, to));
+        };
+        cluster.network().change(unlink).await;
+        cluster.heal().await;
+        a.start().await;
+        cluster.settle(LATER).await;
+        cluster.until_pruned(LATER).await;
+        assert_eq!(c.tag_name(tag).await.unwrap(), "by way of b");
+        let queues = a.status().await.queues;
+        assert_eq!((queues.retry, queues.dead_letters), (0, 0));
     });
 }
