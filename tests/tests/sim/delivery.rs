@@ -340,8 +340,10 @@ fn a_send_that_outlived_a_restart_is_done_once_the_peer_acks_by_way_of_another()
         let [a, b, c] = cluster.library(["a", "b", "c"]).await;
         let (from, to) = (a.number(), c.number());
         cluster.unplug(&b).await;
-        let deaf = Link { loss: 1.0, ..Link::default() };
-        cluster.network().change(move |conditions| drop(conditions.links.insert((from, to), deaf))).await;
+        let deafen = move |conditions: &mut Conditions| {
+            conditions.links.insert((from, to), Link { loss: 1.0, ..Link::default() });
+        };
+        cluster.network().change(deafen).await;
         let tag = a.add_tag("by way of b").await;
         cluster.pass(Duration::from_mins(1)).await;
         a.kill().await;
