@@ -1,6 +1,6 @@
 //! The library's file as a whole: founding one, reading what the actors start from, and putting a joined one in place.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use starling_schema::ids::LibraryId;
 use starling_schema::key::{DeviceKey, DeviceSecret};
@@ -108,27 +108,41 @@ pub(crate) fn swap(identity: &Identity, change: &ChangeLibrary) -> Result<(), St
         crate::store::sql::run(&mut c, "PRAGMA wal_checkpoint(TRUNCATE)").map_err(store_error)?;
     }
     if change.keep_old {
-        let kept = identity.data.join(format!("left-{}.sqlite", current_stamp(identity)));
+        let kept = identity.data.join(format!("left-{}.sqlite", left_number(identity)));
         remove_database(&kept)?;
-        std::fs::rename(&current, &kept).map_err(store_error)?;
+        for suffix in ["-wal", ""] {
+            let from = beside(&current, suffix);
+            if from.exists() {
+                std::fs::rename(from, beside(&kept, suffix)).map_err(store_error)?;
+            }
+        }
     }
-    remove_database(&current)?;
+    // A write-ahead log must never meet another file than its own; the rename then replaces the old file at once.
+    for suffix in ["-wal", "-shm"] {
+        remove_file(&beside(&current, suffix))?;
+    }
     std::fs::rename(&fresh, &current).map_err(store_error)
 }
 
 /// How many libraries were left behind before: the next one's number.
-fn current_stamp(identity: &Identity) -> usize {
+fn left_number(identity: &Identity) -> usize {
     (1..LEFT_MAX).find(|n| !identity.data.join(format!("left-{n}.sqlite")).exists()).unwrap_or(LEFT_MAX)
 }
 
+/// The path of a file that belongs to a database file.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
 fn remove_database(path: &Path) -> Result<(), StartError> {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        match std::fs::remove_file(&name) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(store_error(error)),
-            _ => {}
-        }
+    ["-wal", "-shm", ""].into_iter().try_for_each(|suffix| remove_file(&beside(path, suffix)))
+}
+
+fn remove_file(path: &Path) -> Result<(), StartError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(store_error(error)),
+        _ => Ok(()),
     }
-    Ok(())
 }

@@ -21,6 +21,7 @@ use crate::heartbeats::{Heard, MembershipIs};
 use crate::links::{Halt, Links};
 use crate::network::{Admit, Dial, Disconnect, NetworkEvent, Publish, Verdict as Spread};
 use crate::pairing::Join;
+use crate::proto::backfill::weight;
 use crate::proto::membership::Membership;
 use crate::proto::pairing::Tickets;
 use crate::session::{Greet, Serve, Session, refusal, tell};
@@ -33,6 +34,9 @@ const MAILBOX: usize = crate::network::EVENTS_MAX;
 /// How often members that are not connected are looked at.
 const DIAL_TICK: Duration = Duration::from_secs(1);
 
+/// Batches that take more memory than this are not even tried as gossip: ten times what fits, as well as they pack.
+const GOSSIP_WEIGHT_MAX: usize = 10 * GOSSIP_BYTES_MAX;
+
 /// Owns membership, connections and tickets.
 pub(crate) struct Roster {
     secret: DeviceSecret,
@@ -42,6 +46,7 @@ pub(crate) struct Roster {
     pub(crate) book: AddressBook,
     connected: BTreeMap<DeviceId, (DeviceKey, String)>,
     sessions: BTreeMap<DeviceId, Addr<Session>>,
+    serial: u64,
     guest: Option<DeviceKey>,
     admitted: Option<Admit>,
 }
@@ -56,6 +61,7 @@ impl Roster {
             book,
             connected: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            serial: 0,
             guest: None,
             admitted: None,
         }
@@ -90,7 +96,8 @@ impl Roster {
             .map(|(_, (key, _))| *key)
             .collect();
         for key in new {
-            let session = Session::new(key, links.clone(), ctx.address());
+            self.serial += 1;
+            let session = Session::new(key, self.serial, links.clone(), ctx.address());
             self.sessions.insert(key.device(), session.start());
             tell(&links.events, Happened(EventKind::Connected(key.device())));
         }
@@ -339,9 +346,9 @@ impl Handler<Advanced> for Roster {
 
     fn handle(&mut self, news: Advanced, _: &mut Self::Context) {
         let Some(links) = self.links.as_ref().filter(|_| !self.sessions.is_empty()) else { return };
-        for batch in news.committed {
+        for batch in news.committed.iter().filter(|batch| weight(batch) < GOSSIP_WEIGHT_MAX) {
             // What does not fit is announced by the heartbeat that follows, and pulled.
-            let Ok(bytes) = links.envelope(batch.into()).encode(GOSSIP_BYTES_MAX) else { continue };
+            let Ok(bytes) = links.envelope(batch.clone().into()).encode(GOSSIP_BYTES_MAX) else { continue };
             match links.network.publish.try_send(Publish(bytes)) {
                 Ok(()) => links.counters.gossip_out(1),
                 Err(error) => tracing::debug!(%error, "the network is behind: peers will pull"),

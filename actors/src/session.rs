@@ -26,6 +26,7 @@ const MAILBOX: usize = 64;
 pub(crate) struct Session {
     key: DeviceKey,
     peer: DeviceId,
+    serial: u64,
     links: Links,
     roster: Addr<Roster>,
     report: SessionReport,
@@ -45,8 +46,8 @@ pub(crate) struct SessionReport {
 }
 
 impl Session {
-    pub(crate) fn new(key: DeviceKey, links: Links, roster: Addr<Roster>) -> Self {
-        Self { key, peer: key.device(), links, roster, report: SessionReport::default() }
+    pub(crate) fn new(key: DeviceKey, serial: u64, links: Links, roster: Addr<Roster>) -> Self {
+        Self { key, peer: key.device(), serial, links, roster, report: SessionReport::default() }
     }
 
     fn exchange(&self, payload: SyncPayload) -> impl Future<Output = Result<Exchanged, ExchangeError>> + use<> {
@@ -234,17 +235,30 @@ impl Actor for Session {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        let peer = self.peer;
-        tell(&self.links.buffer, SessionUp { peer, pull: ctx.address().recipient() });
-        tell(&self.links.retry, PeerUp { peer, push: ctx.address().recipient() });
-        tell(&self.links.heartbeats, HeartbeatUp { peer, beat: ctx.address().recipient() });
-        self.greet(ctx);
+        let (peer, serial, links, own) = (self.peer, self.serial, self.links.clone(), ctx.address());
+        // Before anything else is handled: whoever misses that we are here would never use us.
+        let introduced = async move {
+            let up = SessionUp { peer, serial, pull: own.clone().recipient() };
+            links.buffer.send(up).await?;
+            links.retry.send(PeerUp { peer, serial, push: own.clone().recipient() }).await?;
+            links.heartbeats.send(HeartbeatUp { peer, serial, beat: own.recipient() }).await
+        };
+        ctx.wait(introduced.into_actor(self).map(|introduced, actor, ctx| match introduced {
+            Ok(()) => actor.greet(ctx),
+            Err(_closed) => ctx.stop(),
+        }));
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        tell(&self.links.buffer, SessionDown(self.peer));
-        tell(&self.links.retry, PeerDown(self.peer));
-        tell(&self.links.heartbeats, HeartbeatDown(self.peer));
+        let (peer, serial, links) = (self.peer, self.serial, self.links.clone());
+        drop(actix::spawn(async move {
+            let gone = (
+                links.buffer.send(SessionDown { peer, serial }).await,
+                links.retry.send(PeerDown { peer, serial }).await,
+                links.heartbeats.send(HeartbeatDown { peer, serial }).await,
+            );
+            tracing::debug!(%peer, ?gone, "a session ended");
+        }));
     }
 }
 

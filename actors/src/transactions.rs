@@ -2,6 +2,7 @@
 //! what waits into one (group commit), and tells what became durable.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use actix::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -127,7 +128,7 @@ pub(crate) struct Advanced {
     /// Of that, what survives a power cut.
     pub(crate) durable: Watermarks,
     /// Our own changes that this transaction made durable.
-    pub(crate) committed: Vec<Batch>,
+    pub(crate) committed: Arc<[Batch]>,
 }
 
 type Reply<T> = oneshot::Sender<T>;
@@ -252,8 +253,11 @@ impl Transactions {
             self.tell(EventKind::Changed { records, truncated, remote });
         }
         if (&self.applied, &self.durable) != (&before.0, &before.1) || !effects.committed.is_empty() {
-            let news =
-                Advanced { applied: self.applied.clone(), durable: self.durable.clone(), committed: effects.committed };
+            let news = Advanced {
+                applied: self.applied.clone(),
+                durable: self.durable.clone(),
+                committed: effects.committed.into(),
+            };
             for listener in &self.listeners {
                 if let Err(error) = listener.try_send(news.clone()) {
                     // Heartbeats carry the same news later.
@@ -417,7 +421,7 @@ impl Handler<Listen> for Transactions {
     type Result = ();
 
     fn handle(&mut self, Listen(listener): Listen, _: &mut Self::Context) {
-        let news = Advanced { applied: self.applied.clone(), durable: self.durable.clone(), committed: Vec::new() };
+        let news = Advanced { applied: self.applied.clone(), durable: self.durable.clone(), committed: Arc::new([]) };
         if listener.try_send(news).is_ok() {
             self.listeners.push(listener);
         }
