@@ -41,14 +41,14 @@ pub(crate) struct BackfillBuffer {
 impl BackfillBuffer {
     pub(crate) fn new(
         device: DeviceId,
-        applied: Watermarks,
+        (applied, parked): (Watermarks, Vec<(Stream, u64)>),
         transactions: Addr<Transactions>,
         environment: Environment,
     ) -> Self {
         let was_complete = applied.iter().any(|(stream, _)| stream.origin != device);
         Self {
             device,
-            backfill: Backfill::new(applied),
+            backfill: Backfill::new(applied, parked),
             durable: Watermarks::new(),
             sessions: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -95,10 +95,7 @@ impl BackfillBuffer {
             match outcome {
                 Ok(Ok(Outcome::Applied | Outcome::Duplicate)) => actor.backfill.settled(stream, through, None),
                 Ok(Ok(Outcome::Gap)) => actor.backfill.settled(stream, applied, Some(0)),
-                Ok(Ok(Outcome::Parked { until_ms })) => {
-                    let wait_ms = until_ms.saturating_sub(actor.environment.wall_ms()).max(1_000);
-                    actor.backfill.settled(stream, applied, Some(actor.now_ms() + wait_ms));
-                }
+                Ok(Ok(Outcome::Parked { applied, through })) => actor.backfill.parked(stream, applied, through),
                 Ok(Err(error)) => {
                     tracing::warn!(%stream, %error, "a batch could not be applied: it will be pulled again");
                     actor.backfill.settled(stream, applied, Some(actor.now_ms() + STORE_RETRY_MS));

@@ -298,6 +298,10 @@ impl Engine {
         floor: u64,
         effects: &mut Effects,
     ) -> Result<Outcome, StoreError> {
+        let batch = match self.behind_parked(batch) {
+            Ok(outcome) => return outcome,
+            Err(batch) => batch,
+        };
         let Batch { stream, after, through, items } = batch;
         let watermark = self.marks.get(stream);
         if through <= watermark {
@@ -324,15 +328,35 @@ impl Engine {
                 let through = if late.is_empty() { through } else { watermark + changes.len() as u64 };
                 self.remote_changes(changes, effects).await?;
                 self.advance(stream, through)?;
-                if let Some(first) = late.first() {
-                    let until_ms = when_within_drift(first.hlc);
-                    ledger::park(&mut self.store.borrow_mut(), &late)?;
-                    self.parked.insert(stream.origin, late);
-                    return Ok(Outcome::Parked { until_ms });
+                if !late.is_empty() {
+                    return self.park(stream, late);
                 }
             }
         }
         Ok(Outcome::Applied)
+    }
+
+    /// Holds changes until their time comes; what is held already stays.
+    fn park(&mut self, stream: Stream, late: Vec<SharedChange>) -> Result<Outcome, StoreError> {
+        ledger::park(&mut self.store.borrow_mut(), &late)?;
+        let parked = self.parked.entry(stream.origin).or_default();
+        parked.extend(late);
+        let through = parked.last().map_or(0, |change| change.seq);
+        Ok(Outcome::Parked { applied: self.marks.get(stream), through })
+    }
+
+    /// What follows parked changes is parked behind them. Gives the batch back when nothing of its stream is parked.
+    #[expect(clippy::result_large_err, reason = "the batch comes back as it went in")]
+    fn behind_parked(&mut self, batch: Batch) -> Result<Result<Outcome, StoreError>, Batch> {
+        let held = self.parked.get(&batch.stream.origin).and_then(|parked| parked.last()).map(|last| last.seq);
+        let (Some(held), Items::Shared(_)) = (held, &batch.items) else { return Err(batch) };
+        let Batch { stream, after, items, .. } = batch;
+        if after > held {
+            return Ok(Ok(Outcome::Gap));
+        }
+        let Items::Shared(mut changes) = items else { return Ok(Ok(Outcome::Duplicate)) };
+        changes.retain(|change| change.seq > held);
+        Ok(self.park(stream, changes))
     }
 
     /// How many of the changes, whole commits only, may be applied by our wall clock now.
@@ -500,9 +524,9 @@ impl Engine {
         }
     }
 
-    /// How many changes are parked.
-    pub(crate) fn parked_count(&self) -> u64 {
-        self.parked.values().map(|changes| changes.len() as u64).sum()
+    /// How many changes are parked, by the device that made them.
+    pub(crate) fn parked_counts(&self) -> Vec<(DeviceId, u64)> {
+        self.parked.iter().map(|(origin, changes)| (*origin, changes.len() as u64)).collect()
     }
 }
 

@@ -35,6 +35,10 @@ const UPKEEP: Duration = Duration::from_secs(2);
 /// turns.
 const BEACONS_MAX: usize = 32;
 
+/// A member that nobody heard of for this long no longer keeps logs from being pruned: 30 days. It gets a snapshot
+/// when it returns.
+const RETENTION_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+
 /// Owns the acks of every member.
 pub(crate) struct Heartbeats {
     device: DeviceId,
@@ -53,6 +57,8 @@ pub(crate) struct Heartbeats {
     durable: Watermarks,
     number: u64,
     heard_at_ms: BTreeMap<DeviceId, u64>,
+    /// Since when this process knows of members that were never heard.
+    known_since_ms: BTreeMap<DeviceId, u64>,
     unsaved: BTreeSet<DeviceId>,
     pruned: Watermarks,
 }
@@ -97,6 +103,7 @@ impl Heartbeats {
             durable: Watermarks::new(),
             number,
             heard_at_ms,
+            known_since_ms: BTreeMap::new(),
             unsaved: BTreeSet::new(),
             pruned: Watermarks::new(),
         }
@@ -214,9 +221,26 @@ impl Heartbeats {
         }));
     }
 
+    /// Whether a member was not heard of for so long that logs no longer wait for it.
+    fn is_silent(&self, member: DeviceId) -> bool {
+        let heard_ms = self.heard_at_ms.get(&member).or_else(|| self.known_since_ms.get(&member));
+        let now_ms = self.environment.wall_ms();
+        let connected = member == self.device || self.sessions.contains_key(&member);
+        !connected && heard_ms.is_some_and(|heard_ms| now_ms.saturating_sub(*heard_ms) > RETENTION_MS)
+    }
+
+    /// Notes since when members are known.
+    fn meet(&mut self) {
+        let now_ms = self.environment.wall_ms();
+        for member in self.membership.members().keys() {
+            self.known_since_ms.entry(*member).or_insert(now_ms);
+        }
+    }
+
     /// Per stream the number that every member durably has, where that is news.
     fn prunable(&self) -> Vec<(Stream, u64)> {
-        let members: Vec<DeviceId> = self.membership.members().keys().copied().collect();
+        let members: Vec<DeviceId> =
+            self.membership.members().keys().copied().filter(|member| !self.is_silent(*member)).collect();
         let acked = |stream| {
             let others = members.iter().copied().filter(|member| *member != self.device);
             let ours = self.durable.get(stream);
@@ -235,6 +259,7 @@ impl Actor for Heartbeats {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
+        self.meet();
         ctx.run_interval(TICK, |actor, _| actor.tick());
         ctx.run_interval(UPKEEP, Self::upkeep);
     }
@@ -292,6 +317,7 @@ impl Handler<MembershipIs> for Heartbeats {
     fn handle(&mut self, MembershipIs(membership): MembershipIs, _: &mut Self::Context) {
         self.beacons.retain_members(&membership);
         self.membership = membership;
+        self.meet();
         self.changed();
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use starling_schema::ids::LibraryId;
 use starling_schema::key::{DeviceKey, DeviceSecret};
 use starling_schema::models::Device;
-use starling_schema::stream::Watermarks;
+use starling_schema::stream::{Stream, Watermarks};
 
 use crate::address_book::{AddressBook, BOOK_SETTING};
 use crate::identity::Identity;
@@ -24,6 +24,8 @@ pub(crate) struct Stored {
     pub(crate) tickets: Tickets,
     pub(crate) book: AddressBook,
     pub(crate) marks: Watermarks,
+    /// How far streams are held beyond that, until their time comes.
+    pub(crate) parked: Vec<(Stream, u64)>,
     pub(crate) beacons: Vec<(starling_schema::signed::Signed, u64)>,
     pub(crate) retries: (Vec<ledger::StoredRetry>, Vec<ledger::StoredLetter>),
     pub(crate) device_name: Option<String>,
@@ -50,6 +52,7 @@ pub(crate) fn read_stored(
             .ok_or_else(|| store_error("the database does not say which library it holds: it is damaged"))?;
         let mut membership = Membership::new(library);
         membership.insert_all(statements);
+        rename(c, &mut membership, secret, options)?;
         membership
     };
     let tickets =
@@ -65,10 +68,32 @@ pub(crate) fn read_stored(
         tickets,
         book: AddressBook::restore(book.as_deref()),
         marks: ledger::streams(c).map_err(store_error)?.0,
+        parked: ledger::parked(c)
+            .map_err(store_error)?
+            .into_iter()
+            .filter_map(|(origin, changes)| Some((Stream::shared(origin), changes.last()?.seq)))
+            .collect(),
         beacons: ledger::beacons(c).map_err(store_error)?,
         retries: (ledger::retries(c).map_err(store_error)?, ledger::dead_letters(c).map_err(store_error)?),
         device_name: own.and_then(|device| device.name),
     })
+}
+
+/// Says the device's new name, when it was given one.
+fn rename(
+    c: &mut diesel::sqlite::SqliteConnection,
+    membership: &mut Membership,
+    secret: &DeviceSecret,
+    options: &PeerOptions,
+) -> Result<(), StartError> {
+    let known = membership.members().get(&secret.device()).map(|member| member.name.clone());
+    let (Some(known), Some(name)) = (known, options.name.as_ref()) else { return Ok(()) };
+    if known != *name {
+        let statement = membership.rename(name, options.environment.wall_ms(), secret).map_err(store_error)?;
+        ledger::keep(c, &Note::Statement(statement.clone())).map_err(store_error)?;
+        membership.insert(statement).map_err(store_error)?;
+    }
+    Ok(())
 }
 
 /// The setting that names the library.

@@ -28,10 +28,12 @@ impl Handler<Join> for Roster {
         let (now_ms, removed) = (links.environment.wall_ms(), self.membership.removed().contains(&peer));
         let ticket = match self.tickets.judge(&request, links.secret.public(), now_ms, removed) {
             Verdict::Admit { ticket } => ticket,
-            Verdict::AgainSameAnswer { .. } => {
+            Verdict::AgainSameAnswer { .. } if self.membership.is_member(peer.device()) => {
                 let response = self.admitted_response();
                 return Box::pin(fut::ready(response));
             }
+            // It was not stored the first time.
+            Verdict::AgainSameAnswer { ticket } => ticket,
             Verdict::Refuse(refusal) => {
                 links.counters.messages_refused(1);
                 tracing::warn!(peer = %peer.device(), %refusal, "a device was not admitted");

@@ -26,6 +26,7 @@ pub(crate) async fn status(handle: &PeerHandle) -> Result<Status, QueryError> {
     let acks = links.heartbeats.send(AskAcks).await?.0;
     let retries = links.retry.send(AskRetries).await?;
     let parked = links.transactions.send(Parked).await?;
+    let parked_count = parked.iter().map(|(_, count)| count).sum();
     let mut reports: BTreeMap<DeviceId, SessionReport> = BTreeMap::new();
     for (peer, session) in &roster.sessions {
         if let Ok(report) = session.send(Describe).await {
@@ -37,13 +38,17 @@ pub(crate) async fn status(handle: &PeerHandle) -> Result<Status, QueryError> {
     let (counts, entries) = counted.await?;
     let peers = peers(links.device, &roster, &reports, &acks, &progress);
     let state = state(&progress, &peers);
-    let queues =
-        Queues { retry: retries.waiting, dead_letters: retries.letters.len() as u64, buffered: progress.held, parked };
+    let queues = Queues {
+        retry: retries.waiting,
+        dead_letters: retries.letters.len() as u64,
+        buffered: progress.held,
+        parked: parked_count,
+    };
     let name = roster.membership.members().get(&links.device).map(|member| member.name.clone());
     Ok(Status {
         device: Named { id: links.device, name: name.unwrap_or_default() },
         library: LibraryStatus { id: links.library, name: roster.membership.library_name().to_owned(), state },
-        verdict: verdict(state, &peers, queues),
+        verdict: verdict(state, &peers, &parked),
         peers,
         queues,
         counts,
@@ -104,7 +109,7 @@ fn state(progress: &Progress, peers: &[PeerStatus]) -> LibraryState {
 }
 
 /// One sentence on whether all is well.
-fn verdict(state: LibraryState, peers: &[PeerStatus], queues: Queues) -> SyncVerdict {
+fn verdict(state: LibraryState, peers: &[PeerStatus], parked: &[(DeviceId, u64)]) -> SyncVerdict {
     let online = peers.iter().filter(|peer| peer.online).count();
     let behind: Vec<&PeerStatus> = peers.iter().filter(|peer| peer.online && peer.behind_them > 0).collect();
     let not = |reason: String| SyncVerdict { in_sync: false, reason };
@@ -115,8 +120,13 @@ fn verdict(state: LibraryState, peers: &[PeerStatus], queues: Queues) -> SyncVer
         }
         LibraryState::CatchingUp { missing } => not(format!("{missing} changes of connected peers are missing here")),
         LibraryState::Paused => not("syncing is paused".to_owned()),
-        LibraryState::Ready if queues.parked > 0 => {
-            not(format!("{} changes wait: another device's clock is ahead", queues.parked))
+        LibraryState::Ready if !parked.is_empty() => {
+            let name = |device: DeviceId| {
+                peers.iter().find(|peer| peer.id == device).map_or_else(|| device.to_string(), |peer| peer.name.clone())
+            };
+            let whose: Vec<String> = parked.iter().map(|(device, _)| name(*device)).collect();
+            let count: u64 = parked.iter().map(|(_, count)| count).sum();
+            not(format!("{count} changes wait because the clock of {} is ahead of this one", whose.join(", ")))
         }
         LibraryState::Ready if !behind.is_empty() => {
             let names: Vec<&str> = behind.iter().map(|peer| peer.name.as_str()).collect();

@@ -8,7 +8,7 @@ use actix::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use futures::channel::oneshot;
 use starling_schema::change::{Batch, Write};
-use starling_schema::ids::{ModelId, RecordId};
+use starling_schema::ids::{DeviceId, ModelId, RecordId};
 use starling_schema::stream::{Stream, Watermarks};
 use starling_schema::wire::SnapshotResponse;
 
@@ -112,10 +112,12 @@ pub(crate) enum Outcome {
     Duplicate,
     /// It is ahead of our watermark.
     Gap,
-    /// From some change on it waits for time to pass.
+    /// From some change on it is held until time has passed.
     Parked {
-        /// Until when, in milliseconds since 1970.
-        until_ms: u64,
+        /// How far its stream is applied.
+        applied: u64,
+        /// How far it is held.
+        through: u64,
     },
 }
 
@@ -162,7 +164,7 @@ pub(crate) struct Transactions {
     queue: VecDeque<Job>,
     applied: Watermarks,
     durable: Watermarks,
-    parked: u64,
+    parked: Vec<(DeviceId, u64)>,
     listeners: Vec<Recipient<Advanced>>,
     events: Recipient<Happened>,
     environment: Environment,
@@ -182,7 +184,7 @@ impl Transactions {
         Self {
             applied: engine.marks.clone(),
             durable: Watermarks::new(),
-            parked: engine.parked_count(),
+            parked: engine.parked_counts(),
             engine: Some(engine),
             queue: VecDeque::new(),
             listeners: Vec::new(),
@@ -219,7 +221,7 @@ impl Transactions {
             jobs.extend(self.queue.pop_front());
         }
         let done = transaction(engine, sync, jobs).into_actor(self).map(move |(engine, effects), actor, ctx| {
-            let parked = engine.parked_count();
+            let parked = engine.parked_counts();
             actor.parked = parked;
             let release_at = engine.release_at();
             let marks = engine.marks.clone();
@@ -500,16 +502,16 @@ impl Handler<Prune> for Transactions {
     }
 }
 
-/// How many changes are parked.
+/// How many changes are parked, by the device that made them.
 #[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "u64")]
+#[rtype(result = "Vec<(DeviceId, u64)>")]
 pub(crate) struct Parked;
 
 impl Handler<Parked> for Transactions {
-    type Result = u64;
+    type Result = MessageResult<Parked>;
 
-    fn handle(&mut self, _: Parked, _: &mut Self::Context) -> u64 {
-        self.parked
+    fn handle(&mut self, _: Parked, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.parked.clone())
     }
 }
 

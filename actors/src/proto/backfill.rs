@@ -111,14 +111,15 @@ pub struct Backfill {
     fetching: BTreeMap<Stream, DeviceId>,
     applying: BTreeMap<Stream, u64>,
     waiting: BTreeMap<Stream, u64>,
+    parked: BTreeMap<Stream, u64>,
     snapshots: BTreeMap<SnapshotScope, Snapshot>,
 }
 
 impl Backfill {
-    /// Starts from what is applied.
+    /// Starts from what is applied, and what is held in the store until its time comes.
     #[must_use]
-    pub fn new(applied: Watermarks) -> Self {
-        Self { applied, ..Self::default() }
+    pub fn new(applied: Watermarks, parked: impl IntoIterator<Item = (Stream, u64)>) -> Self {
+        Self { applied, parked: parked.into_iter().collect(), ..Self::default() }
     }
 
     /// How far every stream is applied.
@@ -214,6 +215,16 @@ impl Backfill {
         self.drop_stale();
     }
 
+    /// Of a batch only the first part was applied: what follows is held in the store, up to `through`, until its time
+    /// comes. It is not asked for again, and it is not applied.
+    pub fn parked(&mut self, stream: Stream, applied: u64, through: u64) {
+        self.applying.remove(&stream);
+        self.applied.raise(stream, applied);
+        let held = self.parked.entry(stream).or_default();
+        *held = through.max(*held);
+        self.drop_stale();
+    }
+
     /// An answer to [`Step::FetchSnapshot`].
     pub fn snapshot_page(&mut self, peer: DeviceId, page: SnapshotResponse) {
         let Some(snapshot) = self.snapshots.get_mut(&page.scope).filter(|snapshot| snapshot.peer == peer) else {
@@ -249,14 +260,14 @@ impl Backfill {
     /// How many changes that connected peers have are missing here.
     #[must_use]
     pub fn missing(&self) -> u64 {
-        self.wanted().iter().map(|(stream, head)| head.saturating_sub(self.applied.get(*stream))).sum()
+        self.wanted().iter().map(|(stream, head)| head.saturating_sub(self.kept(*stream))).sum()
     }
 
     /// How many changes one peer has that are missing here.
     #[must_use]
     pub fn behind(&self, peer: DeviceId) -> u64 {
         let marks = self.peers.get(&peer).map(|view| &view.marks);
-        marks.into_iter().flatten().map(|(stream, head)| head.saturating_sub(self.applied.get(*stream))).sum()
+        marks.into_iter().flatten().map(|(stream, head)| head.saturating_sub(self.kept(*stream))).sum()
     }
 
     /// How many changes wait for their turn.
@@ -280,7 +291,7 @@ impl Backfill {
             .held
             .iter()
             .filter(|(stream, held)| {
-                let due = held.keys().next().is_some_and(|after| *after <= self.applied.get(**stream));
+                let due = held.keys().next().is_some_and(|after| *after <= self.kept(**stream));
                 due && !self.applying.contains_key(stream) && !self.waiting.contains_key(stream)
             })
             .map(|(stream, _)| *stream)
@@ -352,7 +363,7 @@ impl Backfill {
     /// How far the stream is held without holes: applied, being applied, or waiting in turn.
     fn frontier(&self, stream: Stream) -> u64 {
         let applying = self.applying.get(&stream).copied().unwrap_or(0);
-        let mut frontier = self.applied.get(stream).max(applying);
+        let mut frontier = self.kept(stream).max(applying);
         for (after, held) in self.held.get(&stream).into_iter().flatten() {
             if *after > frontier {
                 break;
@@ -360,6 +371,11 @@ impl Backfill {
             frontier = frontier.max(held.batch.through);
         }
         frontier
+    }
+
+    /// How far the store holds the stream without holes, applied or parked.
+    fn kept(&self, stream: Stream) -> u64 {
+        self.parked.get(&stream).copied().unwrap_or(0).max(self.applied.get(stream))
     }
 
     fn pages_ahead(&self, stream: Stream, frontier: u64) -> usize {
@@ -370,7 +386,7 @@ impl Backfill {
     fn wanted(&self) -> BTreeMap<Stream, u64> {
         let mut wanted = BTreeMap::new();
         for (stream, head) in self.peers.values().flat_map(|view| &view.marks) {
-            if *head > self.applied.get(*stream) {
+            if *head > self.kept(*stream) {
                 let most: &mut u64 = wanted.entry(*stream).or_default();
                 *most = (*head).max(*most);
             }
@@ -380,7 +396,7 @@ impl Backfill {
 
     fn hold(&mut self, batch: Batch, floor: u64) {
         let bytes = weight(&batch);
-        if batch.through <= self.applied.get(batch.stream) || self.held_bytes + bytes > HELD_BYTES_MAX {
+        if batch.through <= self.kept(batch.stream) || self.held_bytes + bytes > HELD_BYTES_MAX {
             return;
         }
         let stream = self.held.entry(batch.stream).or_default();
@@ -394,6 +410,7 @@ impl Backfill {
     }
 
     fn drop_stale(&mut self) {
+        self.parked.retain(|stream, through| *through > self.applied.get(*stream));
         let (applied, held_bytes) = (&self.applied, &mut self.held_bytes);
         for (stream, held) in &mut self.held {
             held.retain(|_, waiting| {

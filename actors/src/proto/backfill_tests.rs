@@ -42,7 +42,7 @@ fn apply(after: u64, through: u64) -> Step {
 }
 
 fn with_peer(peer: u128, head: u64) -> Backfill {
-    let mut backfill = Backfill::new(Watermarks::new());
+    let mut backfill = Backfill::new(Watermarks::new(), []);
     backfill.peer_marks(device(peer), &Watermarks::from_iter([(stream(), head)]));
     backfill
 }
@@ -82,7 +82,7 @@ fn a_batch_ahead_of_its_turn_waits_and_the_gap_is_pulled() {
 
 #[test]
 fn a_duplicate_is_dropped() {
-    let mut backfill = Backfill::new(Watermarks::from_iter([(stream(), 7)]));
+    let mut backfill = Backfill::new(Watermarks::from_iter([(stream(), 7)]), []);
     backfill.offer(device(1), batch(3, 7));
     assert_eq!((backfill.steps(0), backfill.held()), (vec![], 0));
 }
@@ -152,4 +152,20 @@ fn a_batch_that_cannot_be_applied_is_pulled_again_when_it_is_time() {
     backfill.settled(stream(), 3, Some(500));
     assert_eq!(backfill.steps(499), []);
     assert_eq!(backfill.steps(500), [fetch(1, 3)]);
+}
+
+#[test]
+fn what_is_parked_is_held_but_not_applied() {
+    let mut backfill = with_peer(1, 10);
+    backfill.steps(0);
+    backfill.page(device(1), stream(), page(0, 10, 10), 0);
+    backfill.steps(0);
+    backfill.parked(stream(), 3, 10);
+    assert_eq!((backfill.steps(60_000), backfill.missing(), backfill.applied().get(stream())), (vec![], 0, 3));
+    backfill.offer(device(1), batch(10, 11));
+    assert_eq!(backfill.steps(60_000), [apply(10, 11)]);
+    backfill.parked(stream(), 3, 11);
+    backfill.advanced(&Watermarks::from_iter([(stream(), 11)]));
+    backfill.offer(device(1), batch(11, 12));
+    assert_eq!(backfill.steps(60_000), [apply(11, 12)]);
 }
