@@ -2,10 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -49,7 +50,8 @@ impl Place {
     /// A device that was never started.
     #[must_use]
     pub fn device(&self, name: &str) -> Device {
-        Device { name: name.to_owned(), data: self.path().join(name), place: self.clone(), process: None }
+        let listen = format!("/ip4/127.0.0.1/tcp/{}", free_port());
+        Device { name: name.to_owned(), data: self.path().join(name), listen, place: self.clone(), process: None }
     }
 
     /// Runs a command that needs no device, to its end.
@@ -57,6 +59,25 @@ impl Place {
     pub fn run(&self, arguments: &[&str]) -> Outcome {
         Running::start(self, arguments.iter().map(OsStr::new)).finish()
     }
+}
+
+/// The first port of those that the system gives to no connection by itself.
+const PORT_MIN: u16 = 20_000;
+
+/// How many ports there are from it on.
+const PORTS: u32 = 10_000;
+
+/// A port that is free and stays so while nobody listens there.
+fn free_port() -> u16 {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    // Test processes that run side by side begin at different places.
+    let start = std::process::id().wrapping_mul(97);
+    let mut candidates = std::iter::repeat_with(|| {
+        let offset = start.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % PORTS;
+        PORT_MIN + u16::try_from(offset).expect("an offset is below the number of ports")
+    });
+    let free = candidates.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.expect("one of the ports is free")
 }
 
 impl Default for Place {
@@ -71,6 +92,8 @@ impl Default for Place {
 pub struct Device {
     name: String,
     data: PathBuf,
+    /// The same at every start: without mDNS, devices that were all down find each other only where they were.
+    listen: String,
     place: Place,
     process: Option<Running>,
 }
@@ -134,7 +157,7 @@ impl Device {
     fn spawn_up(&self, arguments: &[&str]) -> Running {
         let fixed = ["up", "--json", "--no-mdns", "--name", &self.name];
         let listens = arguments.contains(&"--listen");
-        let listen = if listens { &[][..] } else { &["--listen", "/ip4/127.0.0.1/tcp/0"][..] };
+        let listen = if listens { &[][..] } else { &["--listen", &self.listen][..] };
         let all = fixed.iter().chain(listen).chain(arguments).map(OsStr::new);
         let data = [OsStr::new("--data"), self.data.as_os_str()];
         Running::start(&self.place, data.into_iter().chain(all))

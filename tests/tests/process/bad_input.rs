@@ -1,10 +1,11 @@
 //! One clear sentence that names the thing, the documented exit code, nothing half done.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use starling_tests::process::{Database, Device, Folder, Place, Refusal, text};
+use starling_tests::process::{Database, Device, Folder, Place, Refusal, eventually, text};
 
 const UNKNOWN_ID: &str = "01890000-0000-7000-8000-000000000000";
 
@@ -197,13 +198,16 @@ fn a_key_that_is_missing_or_damaged_is_not_made_anew() {
     let mut a = up(&place, "A");
     a.stop();
     let key = a.data().join("device.key");
-    let kept = std::fs::read(&key).unwrap();
-    std::fs::remove_file(&key).unwrap();
+    let kept = place.path().join("kept.key");
+    std::fs::rename(&key, &kept).unwrap();
     assert_names(&a.up_refused(&[]).refusal(1), text(&key));
     assert!(!key.exists());
+    let is_private = std::fs::metadata(&kept).unwrap().permissions();
     std::fs::write(&key, "no key").unwrap();
+    std::fs::set_permissions(&key, is_private).unwrap();
     assert_names(&a.up_refused(&[]).refusal(1), text(&key));
-    std::fs::write(&key, kept).unwrap();
+    assert_eq!(std::fs::read(&key).unwrap(), b"no key");
+    std::fs::rename(&kept, &key).unwrap();
     a.up();
 }
 
@@ -256,6 +260,18 @@ fn a_wait_that_is_too_short_says_what_is_missing() {
 }
 
 #[test]
+fn a_key_that_others_may_read_is_refused() {
+    let place = Place::new();
+    let mut a = up(&place, "A");
+    a.stop();
+    let key = a.data().join("device.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let refusal = a.up_refused(&[]).refusal(1);
+    assert_names(&refusal, text(&key));
+    assert_names(&refusal, "chmod 600");
+}
+
+#[test]
 fn ctrl_c_ends_a_peer_in_order_and_a_waiting_command_at_once() {
     let place = Place::new();
     let mut a = up(&place, "A");
@@ -264,12 +280,13 @@ fn ctrl_c_ends_a_peer_in_order_and_a_waiting_command_at_once() {
     waiting.interrupt();
     assert_eq!(waiting.finish().refusal(130).kind, "interrupted");
 
-    let folder = Folder::with_files(&place.path().join("photos"), 2_000);
+    let folder = Folder::with_files(&place.path().join("photos"), 6_000);
     let scanning = a.spawn(&["add", text(folder.path())]);
-    std::thread::sleep(Duration::from_millis(300));
+    let database = Database::of(a.data());
+    eventually("the first entries are there", || database.rows("entry").filter(|rows| *rows > 0));
     let (status, took) = a.interrupt();
     assert!(status.success() && took < Duration::from_secs(5), "{status} after {took:?}");
-    assert_eq!(scanning.finish().stdout.lines().count().min(1), 0, "a scan that was cut short reports no result");
-    assert_eq!(Database::of(a.data()).integrity(), ["ok"]);
+    assert_eq!(scanning.finish().refusal(1).kind, "failed", "a scan that was cut short reports no result");
+    assert_eq!(database.integrity(), ["ok"]);
     a.up();
 }

@@ -156,7 +156,7 @@ fn content_tags_are_on_every_copy_of_a_content() {
 
 #[test]
 fn the_library_as_a_whole_prints_what_is_documented() {
-    let Setting { a, b, .. } = setting();
+    let Setting { place, a, b, .. } = setting();
     a.ask(&["tag", "new", "red"]);
     agree(&[&a, &b]);
     let digest = a.ask(&["digest"]);
@@ -170,6 +170,12 @@ fn the_library_as_a_whole_prints_what_is_documented() {
     let (dump_a, dump_b) = (a.run(&["dump"]), b.run(&["dump"]));
     assert_eq!(dump_a.stdout, dump_b.stdout, "dumps of equal devices are equal byte by byte");
     assert!(dump_a.lines().iter().any(|line| line["model"] == "tag"));
+    let canonical = place.run(&["dump", "--data", text(a.data())]);
+    assert_eq!(
+        digest["all"],
+        blake3::hash(canonical.stdout.as_bytes()).to_hex().as_str(),
+        "a digest is the dump's hash"
+    );
 
     assert!(a.ask(&["conflicts", "ls"])["conflicts"].as_array().unwrap().is_empty());
     let events = a.run(&["events"]).lines();
