@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::SqliteConnection;
+use starling_schema::models::EntryKind;
 
 /// A device's database file.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl Database {
         connection
     }
 
-    /// How many rows a table has; none while it is not there yet.
+    /// How many rows a table has, or a part of it after `WHERE`; none while it is not there yet.
     #[must_use]
     pub fn rows(&self, table: &str) -> Option<i64> {
         if !self.0.exists() {
@@ -51,6 +52,12 @@ impl Database {
         }
         let sql = format!("SELECT count(*) AS number FROM {table}");
         diesel::sql_query(sql).get_result::<Number>(&mut self.open()).ok().map(|row| row.number)
+    }
+
+    /// How many files there are whose content was not read yet.
+    #[must_use]
+    pub fn unread_files(&self) -> Option<i64> {
+        self.rows(&format!("entry WHERE kind = {} AND content_hash IS NULL", EntryKind::File.code()))
     }
 
     /// What SQLite finds wrong with it: `ok` when that is nothing.

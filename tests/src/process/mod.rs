@@ -16,4 +16,4 @@ pub use device::{Device, Place, Running};
 pub use folder::{Folder, Listing};
 pub use outcome::{Outcome, Refusal};
 pub use patience::eventually;
-pub use story::{agree, conflicts, entry_id, found, invite, join, paths_of, text};
+pub use story::{agree, conflicts, entry_id, found, index, invite, join, paths_of, text};

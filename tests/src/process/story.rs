@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::database::Database;
 use super::device::Device;
-use super::folder::Listing;
-use super::patience::{PATIENCE, within};
+use super::folder::{Folder, Listing};
+use super::patience::{PATIENCE, eventually, within};
 
 /// How long devices may take to agree.
 const AGREE_WITHIN: Duration = PATIENCE;
@@ -19,6 +20,14 @@ const AGREE_WITHIN: Duration = PATIENCE;
 #[must_use]
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("the path of a test is UTF-8")
+}
+
+/// Indexes a folder and waits until every content in it was read too: then the device's records rest.
+pub fn index(device: &Device, folder: &Folder) -> Value {
+    let added = device.ask(&["add", text(folder.path())]);
+    let database = Database::of(device.data());
+    eventually("every file was read", || (database.unread_files() == Some(0)).then_some(()));
+    added
 }
 
 /// A ticket.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use starling_tests::process::{Database, Device, Folder, Place, Refusal, eventually, text};
+use starling_tests::process::{Database, Device, Folder, Place, Refusal, eventually, index, text};
 
 const UNKNOWN_ID: &str = "01890000-0000-7000-8000-000000000000";
 
@@ -53,7 +53,7 @@ fn what_is_not_there_is_named() {
     let place = Place::new();
     let a = up(&place, "A");
     let folder = Folder::with_files(&place.path().join("photos"), 5);
-    a.ask(&["add", text(folder.path())]);
+    index(&a, &folder);
     let before = a.ask(&["digest"]);
     let (missing, unindexed) = (folder.join("missing.txt"), place.path().join("elsewhere"));
     let (missing, unindexed) = (text(&missing), text(&unindexed));
@@ -94,7 +94,7 @@ fn one_wrong_target_among_many_changes_none() {
     let place = Place::new();
     let a = up(&place, "A");
     let folder = Folder::with_files(&place.path().join("photos"), 5);
-    a.ask(&["add", text(folder.path())]);
+    index(&a, &folder);
     a.ask(&["tag", "new", "keep"]);
     let (good, bad) = (folder.join("file 1.txt"), folder.join("missing.txt"));
     assert_names(&a.refused(1, &["tag", "add", "keep", text(&good), text(&bad)]), text(&bad));
@@ -106,7 +106,7 @@ fn folders_that_cannot_be_indexed_are_named() {
     let place = Place::new();
     let a = up(&place, "A");
     let folder = Folder::with_files(&place.path().join("photos"), 150);
-    a.ask(&["add", text(folder.path())]);
+    index(&a, &folder);
     let inside = folder.join("level 0 of 1");
     let around = place.path();
     let file = folder.join("file 1.txt");

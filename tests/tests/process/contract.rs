@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use serde_json::Value;
-use starling_tests::process::{Device, Folder, Place, agree, join, text};
+use starling_tests::process::{Device, Folder, Place, agree, index, join, text};
 
 /// That an object has all of these keys, and maybe others.
 fn assert_keys(object: &Value, keys: &str, what: &str) {
@@ -38,7 +38,7 @@ fn setting() -> Setting {
     let folder = Folder::with_files(&place.path().join("photos"), 20);
     let (mut a, mut b) = (place.device("A"), place.device("B"));
     a.up();
-    a.ask(&["add", text(folder.path())]);
+    index(&a, &folder);
     join(&a, &mut b);
     agree(&[&a, &b]);
     let file = text(&folder.join("file 1.txt")).to_owned();
@@ -144,7 +144,7 @@ fn shared_data_prints_what_is_documented() {
 fn content_tags_are_on_every_copy_of_a_content() {
     let Setting { place, a, b, file, .. } = setting();
     let copies = Folder::with_files(&place.path().join("copies"), 20);
-    b.ask(&["add", text(copies.path())]);
+    index(&b, &copies);
     a.ask(&["tag", "new", "seen"]);
     a.ask(&["tag", "add", "seen", &file, "--content"]);
     agree(&[&a, &b]);

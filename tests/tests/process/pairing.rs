@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use starling::proto::pairing::Ticket;
-use starling_tests::process::{Device, Folder, Place, agree, eventually, found, invite, join, paths_of, text};
+use starling_tests::process::{Device, Folder, Place, agree, eventually, found, index, invite, join, paths_of, text};
 
 /// A device with a library and another that wants to join it, both up.
 fn host_and_guest(place: &Place) -> (Device, Device) {
@@ -157,7 +157,7 @@ fn a_device_started_again_with_its_old_ticket_is_a_member_as_before() {
 fn guest_with_data(place: &Place) -> (Device, Device, Folder) {
     let (a, b) = host_and_guest(place);
     let folder = Folder::with_files(&place.path().join("photos"), 250);
-    b.ask(&["add", text(folder.path())]);
+    index(&b, &folder);
     b.ask(&["tag", "new", "mine", "--tint", "#123456"]);
     b.ask(&["tag", "add", "mine", text(&folder.join("file 1.txt"))]);
     (a, b, folder)

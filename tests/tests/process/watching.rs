@@ -1,11 +1,11 @@
 //! What happens on one device's disk shows on the other by itself.
 
-use starling_tests::process::{Device, Folder, Place, agree, entry_id, eventually, found, join, paths_of, text};
+use starling_tests::process::{Device, Folder, Place, agree, entry_id, eventually, found, index, join, paths_of, text};
 
 fn pair(place: &Place, folder: &Folder) -> (Device, Device) {
     let (mut a, mut b) = (place.device("A"), place.device("B"));
     a.up();
-    a.ask(&["add", text(folder.path())]);
+    index(&a, &folder);
     join(&a, &mut b);
     agree(&[&a, &b]);
     (a, b)

@@ -1,6 +1,6 @@
 //! The main job on a real folder, from the first start to a device that comes back.
 
-use starling_tests::process::{Folder, Place, agree, entry_id, eventually, found, invite, join, paths_of, text};
+use starling_tests::process::{Folder, Place, agree, entry_id, eventually, found, index, invite, join, paths_of, text};
 
 #[test]
 fn a_folder_indexed_on_one_device_is_found_tagged_and_kept_on_three() {
@@ -9,7 +9,7 @@ fn a_folder_indexed_on_one_device_is_found_tagged_and_kept_on_three() {
     let (mut a, mut b, mut c) = (place.device("A"), place.device("B"), place.device("C"));
 
     a.up();
-    let added = a.ask(&["add", text(folder.path())]);
+    let added = index(&a, &folder);
     let on_disk = folder.listing();
     // The folder itself is an entry, but not one of what it holds.
     assert_eq!(added["locations"][0]["entry_count"], on_disk.len(), "{added}");
@@ -81,7 +81,7 @@ fn a_device_that_is_gone_for_good_is_still_whole_on_a_newcomer() {
     let folder = Folder::with_files(&place.path().join("photos"), 300);
     let (mut a, mut b, mut c) = (place.device("A"), place.device("B"), place.device("C"));
     a.up();
-    a.ask(&["add", text(folder.path())]);
+    index(&a, &folder);
     let file = folder.join("file 0.txt");
     a.ask(&["note", text(&file), "the first of all"]);
     join(&a, &mut b);
