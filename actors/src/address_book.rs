@@ -13,7 +13,7 @@ pub(crate) const BOOK_SETTING: &str = "addresses";
 /// Addresses kept per device: a few interfaces, two transports.
 const ADDRESSES_MAX: usize = 8;
 
-/// Devices kept: as many as can be connected.
+/// Devices kept: four times as many as can be connected, for those that are away.
 const DEVICES_MAX: usize = 256;
 
 /// The longest address: the longest DNS name and then some.

@@ -18,6 +18,7 @@ use starling_schema::wire::{Cursor, SnapshotItems, SnapshotResponse, SnapshotSco
 use crate::applier::{Applied, Applier, ApplyItems, ApplyShared, ApplyState, EditOwned, EditShared, Store, Sweep};
 use crate::clock::{Clock, Observe, Stamp};
 use crate::environment::Environment;
+use crate::heads_file::{Heads, HeadsFile};
 use crate::peer_log::{Append, PeerLog, PruneStreams};
 use crate::proto::clock::{is_within_drift, when_within_drift};
 use crate::store::ledger::{self, Note};
@@ -73,6 +74,8 @@ pub(crate) struct Engine {
     /// How many changes are parked, and until when the first must wait.
     pub(crate) parked: BTreeMap<DeviceId, Vec<SharedChange>>,
     sync: Sync,
+    noted: HeadsFile,
+    last_stamp: u64,
 }
 
 impl Engine {
@@ -82,6 +85,7 @@ impl Engine {
         device: DeviceId,
         tables: Tables,
         environment: Environment,
+        noted: HeadsFile,
     ) -> Result<Self, StoreError> {
         let c = &mut connection;
         tables.adopt(c)?;
@@ -90,7 +94,7 @@ impl Engine {
         let last =
             ledger::setting(c, CLOCK_SETTING)?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
         let store: Store = Rc::new(std::cell::RefCell::new(connection));
-        let clock = Clock::new(device, last, environment.clone()).start();
+        let clock = Clock::new(device, last.max(noted.heads.clock), environment.clone()).start();
         let log = PeerLog::new(store.clone()).start();
         let mut engine = Self {
             device,
@@ -104,6 +108,8 @@ impl Engine {
             floors,
             parked,
             sync: Sync::Full,
+            last_stamp: last.max(noted.heads.clock),
+            noted,
         };
         let specs: Vec<_> = engine.tables.registry.iter().copied().collect();
         for spec in specs {
@@ -143,7 +149,27 @@ impl Engine {
 
     /// Commits; when that fails, everything is as before the transaction.
     pub(crate) fn commit(&mut self) -> Result<(), StoreError> {
-        self.run("COMMIT").inspect_err(|_| self.rollback())
+        self.run("COMMIT").inspect_err(|_| self.rollback())?;
+        let heads = Heads { clock: self.last_stamp, ..self.heads() };
+        if self.lacking() == 0
+            && heads != self.noted.heads
+            && let Err(error) = self.noted.note(heads)
+        {
+            tracing::error!(%error, "the heads could not be noted beside the key");
+        }
+        Ok(())
+    }
+
+    /// How far our own streams are here.
+    fn heads(&self) -> Heads {
+        let head = |stream| self.marks.get(stream);
+        Heads { state: head(Stream::state(self.device)), shared: head(Stream::shared(self.device)), clock: 0 }
+    }
+
+    /// How many of our own changes, that others may know, this database lacks: it is an older copy then.
+    fn lacking(&self) -> u64 {
+        let (here, noted) = (self.heads(), self.noted.heads);
+        noted.state.saturating_sub(here.state) + noted.shared.saturating_sub(here.shared)
     }
 
     /// Takes the transaction back and reads again what the file says.
@@ -170,6 +196,9 @@ impl Engine {
 
     /// Makes one local commit within the open transaction, all or nothing.
     pub(crate) async fn local(&mut self, writes: Vec<Write>, effects: &mut Effects) -> Result<Receipt, CommitError> {
+        if self.lacking() > 0 {
+            return Err(CommitError::Behind { changes: self.lacking() });
+        }
         self.run("SAVEPOINT one")?;
         let (marks, batches) = (self.marks.clone(), effects.committed.len());
         match self.local_writes(writes, effects).await {
@@ -267,7 +296,8 @@ impl Engine {
         self.check_size(&changes)?;
         self.log.send(Append(changes.clone())).await.map_err(StoreError::from)??;
         self.advance(stream, last)?;
-        self.store_clock(stamps.last().map_or(0, |hlc| hlc.time))?;
+        self.last_stamp = stamps.last().map_or(self.last_stamp, |hlc| hlc.time);
+        self.store_clock(self.last_stamp)?;
         effects.changed.extend(changes.iter().map(|change| (change.model, change.record)));
         effects.committed.push(Batch { stream, after, through: last, items: Items::Shared(changes) });
         Ok(())
@@ -346,7 +376,6 @@ impl Engine {
     }
 
     /// What follows parked changes is parked behind them. Gives the batch back when nothing of its stream is parked.
-    #[expect(clippy::result_large_err, reason = "the batch comes back as it went in")]
     fn behind_parked(&mut self, batch: Batch) -> Result<Result<Outcome, StoreError>, Batch> {
         let held = self.parked.get(&batch.stream.origin).and_then(|parked| parked.last()).map(|last| last.seq);
         let (Some(held), Items::Shared(_)) = (held, &batch.items) else { return Err(batch) };

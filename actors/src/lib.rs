@@ -13,6 +13,7 @@ pub mod environment;
 mod events;
 mod exchange;
 mod handle;
+mod heads_file;
 mod heartbeats;
 mod identity;
 mod joining;

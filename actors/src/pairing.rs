@@ -27,13 +27,12 @@ impl Handler<Join> for Roster {
         };
         let (now_ms, removed) = (links.environment.wall_ms(), self.membership.removed().contains(&peer));
         let ticket = match self.tickets.judge(&request, links.secret.public(), now_ms, removed) {
-            Verdict::Admit { ticket } => ticket,
             Verdict::AgainSameAnswer { .. } if self.membership.is_member(peer.device()) => {
                 let response = self.admitted_response();
                 return Box::pin(fut::ready(response));
             }
-            // It was not stored the first time.
-            Verdict::AgainSameAnswer { ticket } => ticket,
+            // The same device again, though it is no member: the first time was not stored.
+            Verdict::Admit { ticket } | Verdict::AgainSameAnswer { ticket } => ticket,
             Verdict::Refuse(refusal) => {
                 links.counters.messages_refused(1);
                 tracing::warn!(peer = %peer.device(), %refusal, "a device was not admitted");
@@ -98,13 +97,12 @@ impl Handler<IssueTicket> for Roster {
 
     fn handle(&mut self, message: IssueTicket, ctx: &mut Self::Context) -> Self::Result {
         let IssueTicket { secret, expires_at_ms } = message;
-        if let Some(links) = &self.links {
-            self.tickets.forget_expired(links.environment.wall_ms());
-        }
+        let now_ms = self.links.as_ref().map_or(0, |links| links.environment.wall_ms());
+        let gone = self.tickets.forget_expired(now_ms).into_iter().map(|ticket| Note::TicketGone(ticket.0.to_vec()));
         let ticket = self.tickets.issue(secret, expires_at_ms)?;
-        let note = self.ticket_note(ticket);
+        let notes = gone.chain([self.ticket_note(ticket)]).collect();
         if let Some(links) = &self.links {
-            let kept = links.transactions.send(Keep(vec![note])).into_actor(self);
+            let kept = links.transactions.send(Keep(notes)).into_actor(self);
             ctx.spawn(kept.map(|outcome, _, _| {
                 if let Ok(Err(error)) = outcome {
                     tracing::warn!(%error, "a ticket could not be stored: it ends with this process");

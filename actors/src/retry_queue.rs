@@ -1,6 +1,6 @@
 //! The retry queue actor: sees to it that every connected peer acknowledges our own changes, or says why not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -26,6 +26,8 @@ pub(crate) struct RetryQueue {
     schedule: RetrySchedule,
     sessions: BTreeMap<DeviceId, (u64, Recipient<Push>)>,
     acked: BTreeMap<DeviceId, Watermarks>,
+    /// The items that are written down: few, and only after a failure.
+    stored: BTreeSet<(DeviceId, StreamKind)>,
     transactions: Addr<Transactions>,
     environment: Environment,
 }
@@ -41,6 +43,7 @@ impl RetryQueue {
         let own =
             [StreamKind::State, StreamKind::Shared].map(|kind| (kind, heads.get(Stream { kind, origin: device })));
         let now_ms = environment.uptime_ms();
+        let stored = items.iter().map(|(peer, kind, ..)| (*peer, *kind)).collect();
         let items = items.into_iter().map(|(peer, kind, attempts, _, error)| RetryItem {
             peer,
             kind,
@@ -61,6 +64,7 @@ impl RetryQueue {
             schedule: RetrySchedule::restore(own, items, letters),
             sessions: BTreeMap::new(),
             acked: BTreeMap::new(),
+            stored,
             transactions,
             environment,
         }
@@ -165,17 +169,24 @@ impl Handler<Acked> for RetryQueue {
     type Result = ();
 
     fn handle(&mut self, Acked { peer, marks }: Acked, ctx: &mut Self::Context) {
-        let (now_ms, before) = (self.environment.uptime_ms(), self.schedule.dead_letters().len());
+        let now_ms = self.environment.uptime_ms();
+        let before: BTreeSet<_> = self.schedule.dead_letters().map(|letter| (letter.peer, letter.kind)).collect();
         for kind in [StreamKind::State, StreamKind::Shared] {
             self.schedule.acked(peer, kind, self.own(&marks, kind), now_ms);
         }
         self.acked.entry(peer).or_default().join(&marks);
-        if self.schedule.dead_letters().len() < before {
-            let left: Vec<_> = self.schedule.dead_letters().map(|letter| (letter.peer, letter.kind)).collect();
-            let gone =
-                [StreamKind::State, StreamKind::Shared].into_iter().filter(|kind| !left.contains(&(peer, *kind)));
-            let notes =
-                gone.flat_map(|kind| [Note::DeadLetterGone { peer, kind }, Note::RetryDone { peer, kind }]).collect();
+        let waiting: BTreeSet<_> = self.schedule.items().map(|item| (item.peer, item.kind)).collect();
+        let letters: BTreeSet<_> = self.schedule.dead_letters().map(|letter| (letter.peer, letter.kind)).collect();
+        let mut notes = Vec::new();
+        for kind in [StreamKind::State, StreamKind::Shared] {
+            if !waiting.contains(&(peer, kind)) && self.stored.remove(&(peer, kind)) {
+                notes.push(Note::RetryDone { peer, kind });
+            }
+            if before.contains(&(peer, kind)) && !letters.contains(&(peer, kind)) {
+                notes.push(Note::DeadLetterGone { peer, kind });
+            }
+        }
+        if !notes.is_empty() {
             self.keep(notes, ctx);
         }
     }
@@ -212,11 +223,13 @@ impl Handler<PushFailed> for RetryQueue {
         let notes = if let Some(letter) = self.schedule.failed(peer, kind, &error, now_ms, jitter) {
             tracing::warn!(%peer, %error, "changes were given up for now: they are a dead letter");
             let DeadLetter { through, attempts, .. } = letter;
+            self.stored.remove(&(peer, kind));
             vec![
                 Note::RetryDone { peer, kind },
                 Note::DeadLetter { peer, kind, through, attempts, error, at_ms: wall_ms },
             ]
         } else {
+            self.stored.insert((peer, kind));
             let item = self.schedule.items().find(|item| (item.peer, item.kind) == (peer, kind));
             let note = |item: RetryItem| {
                 let due_at_ms = wall_ms + item.due_at_ms.saturating_sub(now_ms);

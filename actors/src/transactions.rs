@@ -83,6 +83,15 @@ pub enum CommitError {
         /// How many.
         changes: usize,
     },
+    /// The database is an older copy of this device's.
+    #[error(
+        "this database is an older copy: {changes} of this device's own changes are known to others only. Nothing is \
+         written until they are back: connect a device of the library, or start over in a fresh data directory"
+    )]
+    Behind {
+        /// How many are lacking.
+        changes: u64,
+    },
     /// Too much is waiting to be written.
     #[error("too much is waiting to be written: try again")]
     Busy,

@@ -15,6 +15,7 @@ use crate::counters::Counters;
 use crate::engine::Engine;
 use crate::environment::{Environment, Placement};
 use crate::events::Events;
+use crate::heads_file::HeadsFile;
 use crate::heartbeats::{Heartbeats, HeartbeatsStart, PublishTo};
 use crate::identity::Identity;
 use crate::library_file::{Stored, host_name, read_stored};
@@ -27,7 +28,10 @@ use crate::roster::{Roster, Wire};
 use crate::store::Registry;
 use crate::store::open::{open_reader, open_writer};
 use crate::store::tables::Tables;
-use crate::transactions::{Close, Commit, Listen, Transactions};
+use crate::transactions::{Close, Commit, CommitError, Listen, Transactions};
+
+/// How often an older copy of a database is asked whether it has its changes back.
+const INTRODUCE_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The running actors of one library.
 #[derive(Clone, Debug)]
@@ -128,7 +132,9 @@ impl Tree {
         let (library, device_name) = (stored.membership.library(), stored.device_name.clone());
         let events = Events::start_in_arbiter(&threads.protocol, |_| Events::default());
         let counters = Counters::default();
-        let store = StoreParts { writer, device: secret.device(), events: events.clone(), counters: counters.clone() };
+        let noted = HeadsFile::open(&identity.data, library).map_err(store_error)?;
+        let store =
+            StoreParts { writer, device: secret.device(), events: events.clone(), counters: counters.clone(), noted };
         let transactions = start_store(store, &threads.store, &environment, registry).await?;
         let readers = start_readers(&path, &threads.readers, registry)?;
         let protocol = Protocol::start(&threads.protocol, &secret, &environment, &transactions, stored);
@@ -180,7 +186,11 @@ impl Tree {
         own.os = Some(std::env::consts::OS.to_owned());
         own.hardware = Some(std::env::consts::ARCH.to_owned());
         own.app_version = Some(env!("CARGO_PKG_VERSION").to_owned());
-        transactions.send(Commit(vec![own.put()])).await.map_err(store_error)?.map_err(store_error)?;
+        let transactions = transactions.clone();
+        match transactions.send(Commit(vec![own.put()])).await.map_err(store_error)? {
+            Err(CommitError::Behind { .. }) => drop(actix::spawn(introduce(transactions, own))),
+            other => drop(other.map_err(store_error)?),
+        }
         Ok(())
     }
 
@@ -205,6 +215,14 @@ impl Tree {
     }
 }
 
+/// Writes this device's own record as soon as the database takes writes again.
+async fn introduce(transactions: Addr<Transactions>, own: Device) {
+    while let Ok(Err(CommitError::Behind { .. } | CommitError::Busy)) = transactions.send(Commit(vec![own.put()])).await
+    {
+        tokio::time::sleep(INTRODUCE_AGAIN).await;
+    }
+}
+
 async fn close(transactions: &Addr<Transactions>) {
     if transactions.send(Close).await.is_err() {
         tracing::debug!("the store had stopped already");
@@ -217,6 +235,7 @@ struct StoreParts {
     device: DeviceId,
     events: Addr<Events>,
     counters: Counters,
+    noted: HeadsFile,
 }
 
 async fn start_store(
@@ -225,11 +244,11 @@ async fn start_store(
     environment: &Environment,
     registry: &Registry,
 ) -> Result<Addr<Transactions>, StartError> {
-    let StoreParts { writer, device, events, counters } = parts;
+    let StoreParts { writer, device, events, counters, noted } = parts;
     let (started, waiting) = oneshot::channel();
     let (environment, registry) = (environment.clone(), registry.clone());
     thread.spawn_fn(move || {
-        let engine = Engine::start(writer, device, Tables::new(&registry), environment.clone());
+        let engine = Engine::start(writer, device, Tables::new(&registry), environment.clone(), noted);
         let store = engine.map(|engine| Transactions::new(engine, events.recipient(), environment, counters).start());
         // Whoever gave up waiting drops the store with it.
         let _gone: Result<(), _> = started.send(store);

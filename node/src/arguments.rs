@@ -1,5 +1,6 @@
 //! The command line as clap sees it: every command, its options and their help.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -78,21 +79,21 @@ pub(crate) enum Command {
     /// Look for changes in one indexed folder, or in all of this device
     Rescan {
         /// Its id, path or name
-        location: Option<String>,
+        location: Option<OsString>,
     },
     /// List the indexed folders of all devices
     Locations,
     /// Stop indexing a folder and take its entries out of the library; its files are left alone
     RemoveLocation {
         /// Its id, path or name
-        location: String,
+        location: OsString,
     },
     /// Search the names of files on all devices, present or not
     Find(Find),
     /// Show all that is known of one record
     Show {
         /// Its id, or the path of an indexed file
-        id: String,
+        id: OsString,
     },
     /// Make tags and put them on files
     #[command(subcommand)]
@@ -103,14 +104,14 @@ pub(crate) enum Command {
     /// Write a note on a file
     Note {
         /// The file: its id or path
-        id: String,
+        id: OsString,
         /// The note; empty clears it
         text: String,
     },
     /// Mark a file as a favourite
     Favorite {
         /// The file: its id or path
-        id: String,
+        id: OsString,
         /// Take the mark away
         #[arg(long)]
         off: bool,
@@ -118,7 +119,7 @@ pub(crate) enum Command {
     /// Rate a file
     Rate {
         /// The file: its id or path
-        id: String,
+        id: OsString,
         /// 0 to 5
         #[arg(value_parser = clap::value_parser!(u8).range(0..=5))]
         rating: u8,
@@ -311,7 +312,7 @@ pub(crate) struct Tagging {
     pub(crate) tag: String,
     /// The files or folders: ids or paths
     #[arg(required = true)]
-    pub(crate) targets: Vec<String>,
+    pub(crate) targets: Vec<OsString>,
     /// Mean the content: every copy of it on any device
     #[arg(long)]
     pub(crate) content: bool,
@@ -357,7 +358,7 @@ pub(crate) enum CollectionCommand {
         collection: String,
         /// The files or folders: ids or paths
         #[arg(required = true)]
-        targets: Vec<String>,
+        targets: Vec<OsString>,
     },
     /// Take files out of a collection
     Remove {
@@ -365,7 +366,7 @@ pub(crate) enum CollectionCommand {
         collection: String,
         /// The files or folders: ids or paths
         #[arg(required = true)]
-        targets: Vec<String>,
+        targets: Vec<OsString>,
     },
 }
 
@@ -452,7 +453,7 @@ mod tests {
         let cli = Cli::try_parse_from(["starling", "tag", "add", "red", "/a", "--content", "--json"]).unwrap();
         assert!(cli.global.json);
         let Command::Tag(TagCommand::Add(tagging)) = cli.command else { panic!("another command") };
-        assert_eq!((tagging.content, tagging.targets), (true, vec!["/a".to_owned()]));
+        assert_eq!((tagging.content, tagging.targets), (true, vec!["/a".into()]));
     }
 
     #[test]

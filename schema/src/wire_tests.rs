@@ -127,7 +127,9 @@ fn the_bytes_of_every_message_are_those_of_this_protocol_version_for_ever() {
     let golden: Vec<&str> = GOLDEN.lines().collect();
     let now: Vec<String> = samples()
         .into_iter()
-        .map(|payload| format!("{} {}", payload.name(), hex::encode(envelope(payload).encode(REQUEST_BYTES_MAX).unwrap())))
+        .map(|payload| {
+            format!("{} {}", payload.name(), hex::encode(envelope(payload).encode(REQUEST_BYTES_MAX).unwrap()))
+        })
         .collect();
     assert_eq!(now, golden);
 }
@@ -172,7 +174,12 @@ fn large_messages_travel_compressed_and_small_ones_plain() {
 fn what_does_not_fit_its_place_is_not_sent() {
     let text = |n: u32| Value::Text(format!("{:?}", blake3::hash(&n.to_le_bytes())));
     let rows = (0..5_000)
-        .map(|n| StateRow { version: u64::from(n) + 1, model: 4, record: record(), fields: Some(Fields::new().with(3, text(n))) })
+        .map(|n| StateRow {
+            version: u64::from(n) + 1,
+            model: 4,
+            record: record(),
+            fields: Some(Fields::new().with(3, text(n))),
+        })
         .collect();
     let large = envelope(SyncPayload::StateBatch(StateBatch { owner: device(), after: 0, through: 5_000, rows }));
     assert!(matches!(large.encode(GOSSIP_BYTES_MAX), Err(CodecError::TooLarge { .. })));

@@ -10,4 +10,5 @@
 )]
 
 pub mod check;
+pub mod process;
 pub mod sim;

@@ -192,10 +192,10 @@ impl Tickets {
         }
     }
 
-    /// Whether a stranger could still join: some ticket is neither used nor expired.
+    /// Whether a stranger may ask: some ticket has not expired. A used one still says that it was used.
     #[must_use]
     pub fn is_open(&self, now_ms: u64) -> bool {
-        self.tickets.values().any(|ticket| ticket.used_by.is_none() && now_ms < ticket.expires_at_ms)
+        self.tickets.values().any(|ticket| now_ms < ticket.expires_at_ms)
     }
 
     /// Drops the tickets that expired before `before_ms`, and names them. From then on they are refused as unknown.

@@ -175,7 +175,13 @@ impl RetrySchedule {
             self.letters.remove(&(peer, kind));
         }
         let head = self.head(kind);
-        let Some(acked) = self.connected.get_mut(&peer) else { return };
+        let Some(acked) = self.connected.get_mut(&peer) else {
+            // It came by way of another: what waited since before a restart is done.
+            if applied >= head {
+                self.items.remove(&(peer, kind));
+            }
+            return;
+        };
         let before = acked.insert(kind, applied).unwrap_or(0);
         if applied >= head {
             self.items.remove(&(peer, kind));

@@ -163,6 +163,8 @@ pub(crate) enum Note {
     Beacon { member: DeviceId, number: u64, signed: Signed, heard_at_ms: u64 },
     /// A ticket, by the hash of its secret.
     Ticket { id: Vec<u8>, secret: Vec<u8>, expires_at_ms: u64, used_by: Option<Vec<u8>> },
+    /// A ticket that expired.
+    TicketGone(Vec<u8>),
     /// A send that waits for its ack.
     Retry { peer: DeviceId, kind: StreamKind, attempts: u32, due_at_ms: u64, error: String },
     /// A send that waits no more.
@@ -203,6 +205,9 @@ pub(crate) fn keep(c: &mut SqliteConnection, note: &Note) -> QueryResult<()> {
                 dsl::used_by.eq(used_by),
             );
             diesel::replace_into(dsl::ticket).values(row).execute(c)?;
+        }
+        Note::TicketGone(id) => {
+            diesel::delete(tables::ticket::table.find(id)).execute(c)?;
         }
         Note::Retry { peer, kind, attempts, due_at_ms, error } => {
             use tables::retry::dsl;

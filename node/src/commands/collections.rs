@@ -1,5 +1,7 @@
 //! `starling collection …`
 
+use std::ffi::OsString;
+
 use super::{Session, typed};
 use crate::api::{
     Collect, CollectionDelete, CollectionEdit, CollectionFields, CollectionNew, CollectionRestore, CollectionRow,
@@ -59,7 +61,7 @@ async fn list(session: &Session) -> Result<(), CliError> {
     })
 }
 
-async fn collect(session: &Session, collection: String, targets: &[String], on: bool) -> Result<(), CliError> {
+async fn collect(session: &Session, collection: String, targets: &[OsString], on: bool) -> Result<(), CliError> {
     let targets = targets.iter().map(|target| typed(target)).collect::<Result<_, _>>()?;
     let collected = session.peer.call(&Collect { collection, targets, on }).await?;
     session.output.reply(&collected, |collected| {

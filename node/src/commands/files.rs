@@ -1,5 +1,6 @@
 //! Indexing, searching and annotating files.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use starling_schema::models::EntryKind;
@@ -36,7 +37,7 @@ pub(crate) async fn add(session: &Session, paths: &[PathBuf]) -> Result<(), CliE
 }
 
 /// Looks for changes.
-pub(crate) async fn rescan(session: &Session, location: Option<String>) -> Result<(), CliError> {
+pub(crate) async fn rescan(session: &Session, location: Option<OsString>) -> Result<(), CliError> {
     let location = location.as_deref().map(typed).transpose()?;
     let lines = session.peer.stream(&RescanStream { location }).await?;
     let scanned_locations = finish(session, lines).await?;
@@ -85,7 +86,7 @@ pub(crate) async fn locations(session: &Session) -> Result<(), CliError> {
 }
 
 /// Stops indexing a folder.
-pub(crate) async fn remove_location(session: &Session, location: &str) -> Result<(), CliError> {
+pub(crate) async fn remove_location(session: &Session, location: &OsStr) -> Result<(), CliError> {
     let row = session.peer.call(&LocationRemove { location: typed(location)? }).await?;
     session
         .output
@@ -128,7 +129,7 @@ fn listing(output: Output, found: &Entries) -> String {
 }
 
 /// Shows one record.
-pub(crate) async fn show(session: &Session, id: &str) -> Result<(), CliError> {
+pub(crate) async fn show(session: &Session, id: &OsStr) -> Result<(), CliError> {
     let record = session.peer.call(&ShowCall { target: typed(id)? }).await?;
     session.output.reply(&record, |record| described(session.output, record))
 }
@@ -178,21 +179,21 @@ fn annotated(metadata: &MetadataRow) -> String {
 }
 
 /// Writes a note.
-pub(crate) async fn note(session: &Session, id: &str, text: String) -> Result<(), CliError> {
+pub(crate) async fn note(session: &Session, id: &OsStr, text: String) -> Result<(), CliError> {
     annotate(session, id, Remark::Note(text)).await
 }
 
 /// Marks a favourite, or takes the mark away.
-pub(crate) async fn favorite(session: &Session, id: &str, on: bool) -> Result<(), CliError> {
+pub(crate) async fn favorite(session: &Session, id: &OsStr, on: bool) -> Result<(), CliError> {
     annotate(session, id, Remark::Favorite(on)).await
 }
 
 /// Rates.
-pub(crate) async fn rate(session: &Session, id: &str, rating: u8) -> Result<(), CliError> {
+pub(crate) async fn rate(session: &Session, id: &OsStr, rating: u8) -> Result<(), CliError> {
     annotate(session, id, Remark::Rating(rating)).await
 }
 
-async fn annotate(session: &Session, id: &str, remark: Remark) -> Result<(), CliError> {
+async fn annotate(session: &Session, id: &OsStr, remark: Remark) -> Result<(), CliError> {
     let row = session.peer.call(&Annotate { target: typed(id)?, remark }).await?;
     session.output.reply(&row, annotated)
 }

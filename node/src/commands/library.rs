@@ -1,5 +1,7 @@
 //! The library as a whole: its digest, its dump, what happened to it, and what lost.
 
+use serde_json::{Map, Value};
+
 use super::Session;
 use crate::api::{
     ConflictRestore, ConflictRow, ConflictShow, ConflictsCall, DigestCall, Document, DumpStream, EventRow, EventsStream,
@@ -16,9 +18,14 @@ pub(crate) async fn digest(session: &Session) -> Result<(), CliError> {
     })
 }
 
-/// Prints the canonical dump as it comes.
+/// Prints the canonical dump as it comes; with `--json` its items become documents like all others.
 pub(crate) async fn dump(session: &Session) -> Result<(), CliError> {
     let mut lines = session.peer.stream(&DumpStream {}).await?;
+    if session.output.json {
+        while let Some(item) = lines.next_json::<Map<String, Value>>().await? {
+            session.output.json_line(&Document::of(item))?;
+        }
+    }
     while let Some(chunk) = lines.chunk().await? {
         session.output.bytes(&chunk)?;
     }
@@ -68,7 +75,7 @@ pub(crate) async fn conflicts(session: &Session) -> Result<(), CliError> {
     })
 }
 
-fn plain(value: &serde_json::Value) -> String {
+fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 

@@ -7,6 +7,7 @@ mod membership;
 mod shell;
 mod tags;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::api::{RawPath, TargetText};
@@ -60,12 +61,12 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), CliEr
 }
 
 /// What somebody typed for a record: the peer runs elsewhere, so a path is completed here.
-pub(crate) fn typed(text: &str) -> Result<TargetText, CliError> {
+pub(crate) fn typed(text: &OsStr) -> Result<TargetText, CliError> {
     if text.is_empty() {
         return Err(CliError::new(ErrorKind::Usage, "an id or a path is empty")
             .hint("give an id, or the path of an indexed file"));
     }
-    Ok(TargetText { text: text.to_owned(), path: Some(RawPath::of(&completed(Path::new(text))?)) })
+    Ok(TargetText { text: text.to_string_lossy().into_owned(), path: Some(RawPath::of(&completed(Path::new(text))?)) })
 }
 
 /// The absolute path without symbolic links in its folders. A link at its end stays: it is an entry of its own.

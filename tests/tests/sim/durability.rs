@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use starling::CommitError;
+use starling_schema::model::Syncable;
 use starling_schema::models::{Entry, Tag};
 use starling_tests::check;
 use starling_tests::sim::Cluster;
@@ -102,7 +104,7 @@ fn a_database_restored_from_an_older_copy_takes_its_own_lost_changes_back() {
 }
 
 #[test]
-fn a_restored_database_that_writes_before_it_meets_anybody_reuses_no_number() {
+fn a_restored_database_takes_no_write_before_it_has_its_lost_changes_back_so_no_number_is_used_twice() {
     Cluster::run(604, async |cluster| {
         let [a, b] = cluster.library(["a", "b"]).await;
         let old = a.copy();
@@ -112,9 +114,12 @@ fn a_restored_database_that_writes_before_it_meets_anybody_reuses_no_number() {
         a.restore_database(&old);
         cluster.unplug(&a).await;
         a.start().await;
+        let refused = a.try_commit(vec![Tag::new(a.new_id()).put()]).await;
+        assert_eq!(refused, Err(CommitError::Behind { changes: 5 }));
+        cluster.heal().await;
+        cluster.settle(LATER).await;
         let new = a.add_tags(5).await;
         let location = a.add_location("new").await;
-        cluster.heal().await;
         cluster.settle(LATER).await;
         for tag in lost.iter().chain(&new) {
             assert!(a.get::<Tag>(*tag).await.is_some() && b.get::<Tag>(*tag).await.is_some());

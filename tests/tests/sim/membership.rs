@@ -22,9 +22,6 @@ fn a_ticket_admits_one_device_once() {
         let ticket = a.ticket(HOUR).await;
         assert_eq!(b.join_with(&ticket).await, Ok(()));
         let alone = c.peer().library();
-        assert!(matches!(c.join_with(&ticket).await, Err(JoinError::Unreachable(_))));
-        // Only while another ticket is open may a stranger connect to hear why.
-        a.ticket(HOUR).await;
         assert_eq!(c.join_with(&ticket).await, Err(JoinError::Refused(JoinRefusal::Used.to_string())));
         assert_eq!((c.peer().library(), c.peer().members().await.unwrap().len()), (alone, 1));
         cluster.pass(SOON).await;

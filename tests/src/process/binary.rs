@@ -1,0 +1,36 @@
+//! The `starling` binary: built once per test run beside the test itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+/// The binary of the profile and target directory that this test was built in, as its source is now.
+pub(crate) fn starling() -> &'static Path {
+    BINARY.get_or_init(build)
+}
+
+/// Cargo builds no binary of another package for a test, so it is asked to. It takes no time when nothing changed. All
+/// of the workspace is named so that what `cargo test --workspace` compiled, with its features, serves here too.
+fn build() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    // <target>/<profile>/deps/<test>
+    let profile_directory = test.ancestors().nth(2).expect("a test lies in its target directory");
+    let target_directory = profile_directory.parent().expect("a profile's directory lies in the target directory");
+    let profile = match profile_directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(other) => other,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package lies in the workspace");
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "--workspace", "--bin", "starling", "--profile", profile])
+        .arg("--target-dir")
+        .arg(target_directory)
+        .current_dir(manifest)
+        .status()
+        .expect("cargo can be started");
+    assert!(built.success(), "the starling binary cannot be built: {built}");
+    profile_directory.join("starling")
+}

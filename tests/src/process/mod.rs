@@ -1,0 +1,19 @@
+//! Real `starling` processes on loopback: how tests start, ask, freeze and kill them.
+//!
+//! Everything here waits for a bounded time and panics with the logs of the devices: it is for tests only.
+#![allow(clippy::expect_used, clippy::panic, reason = "a harness fails a test by panicking")]
+
+mod binary;
+mod database;
+mod device;
+mod folder;
+mod outcome;
+mod patience;
+mod story;
+
+pub use database::Database;
+pub use device::{Device, Place, Running};
+pub use folder::{Folder, Listing};
+pub use outcome::{Outcome, Refusal};
+pub use patience::eventually;
+pub use story::{agree, conflicts, entry_id, found, index, invite, join, paths_of, text};
