@@ -77,7 +77,7 @@ impl Bench {
         inner
             .connection
             .transaction(|connection| writes.iter().try_for_each(|write| apply(connection, owner, write)))
-            .map_err(|error: diesel::result::Error| CommitError::Storage(error.to_string()))?;
+            .map_err(|error: diesel::result::Error| CommitError::Storage(error.into()))?;
         Ok(Receipt::default())
     }
 }

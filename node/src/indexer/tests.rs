@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use starling::CommitError;
+use starling::{CommitError, StoreError};
 use tempfile::TempDir;
 
 use super::bench::Bench;
@@ -94,7 +94,7 @@ async fn a_folder_is_indexed_and_an_unchanged_rescan_commits_nothing() {
     world.bench.take_commits();
     let report = world.indexer.rescan(location).await.unwrap();
     assert_eq!((report.seen, report.wrote()), (4, false));
-    assert_eq!(world.bench.take_commits(), []);
+    assert_eq!(world.bench.take_commits(), Vec::<usize>::new());
 }
 
 #[actix::test]
@@ -149,7 +149,7 @@ async fn a_full_disk_stops_the_scan_and_the_next_one_does_the_rest() {
     (0..20).for_each(|n| world.write(&n.to_string(), ""));
     let location = world.add().await;
     fs::remove_file(world.root().join("7")).unwrap();
-    world.bench.refuse(vec![CommitError::Storage("disk full".to_owned())]);
+    world.bench.refuse(vec![CommitError::Storage(StoreError("disk full".to_owned()))]);
     let error = world.indexer.rescan(location).await.unwrap_err();
     assert!(error.to_string().contains("disk full"), "{error}");
     assert_eq!(world.indexer.progress().borrow()[&location].phase, Phase::Failed);
