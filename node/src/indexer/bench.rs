@@ -6,7 +6,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use starling::environment::Environment;
-use starling::{CommitError, QueryError, Receipt, StoreError};
+use starling::{CommitError, QueryError, Receipt};
 use starling_schema::change::{Action, Write};
 use starling_schema::ids::{DeviceId, RecordId};
 use starling_schema::model::{ModelSpec, Syncable};
@@ -77,7 +77,7 @@ impl Bench {
         inner
             .connection
             .transaction(|connection| writes.iter().try_for_each(|write| apply(connection, owner, write)))
-            .map_err(|error: diesel::result::Error| CommitError::Storage(StoreError(error.to_string())))?;
+            .map_err(|error: diesel::result::Error| CommitError::Storage(error.into()))?;
         Ok(Receipt::default())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use starling_tests::process::{Database, Folder, Place, agree, eventually, found, join, paths_of, text};
+use starling_tests::process::{Database, Device, Folder, Place, agree, eventually, found, join, paths_of, text};
 
 /// How long one call may take while a member does not answer.
 const CALL_WITHIN: Duration = Duration::from_secs(1);
@@ -70,7 +70,6 @@ fn what_was_acknowledged_survives_being_killed_in_the_middle_of_it() {
         let lost: Vec<&String> = acknowledged.iter().filter(|name| !names.contains(&name.as_str())).collect();
         assert!(lost.is_empty(), "lost: {lost:?}");
     }
-    // Number 4 of the rounds is after the last kill: the writer works on.
     b.ask(&["tag", "new", "after all"]);
     agree(&[&a, &b]);
     assert_eq!(a.ask(&["tag", "ls"]), b.ask(&["tag", "ls"]));
@@ -140,7 +139,7 @@ fn edits_of_both_sides_of_a_partition_are_on_both_when_it_heals() {
     join(&a, &mut b);
     join(&a, &mut c);
     agree(&[&a, &b, &c]);
-    let edit = |device: &starling_tests::process::Device, side: &str| {
+    let edit = |device: &Device, side: &str| {
         for number in 0..5 {
             device.ask(&["tag", "new", &format!("{side} {number}")]);
         }
