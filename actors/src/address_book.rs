@@ -91,11 +91,6 @@ impl AddressBook {
         true
     }
 
-    /// Whether any address of the device is known.
-    pub(crate) fn knows(&self, device: DeviceId) -> bool {
-        self.known.contains_key(&device)
-    }
-
     /// Every known address, our own among them.
     pub(crate) fn all(&self, this: DeviceId) -> Vec<(DeviceId, Vec<String>)> {
         let others = self.known.iter().filter(|(device, _)| **device != this);

@@ -386,7 +386,7 @@ impl Handler<Met> for Roster {
         self.learn(statements, ctx);
         let mut news = false;
         for (device, known) in addresses {
-            if self.membership.is_member(device) && (device == peer || !self.book.knows(device)) {
+            if self.membership.is_member(device) && (device == peer || !self.connected.contains_key(&device)) {
                 news |= self.book.learn(device, known);
             }
         }

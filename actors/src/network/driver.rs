@@ -80,8 +80,11 @@ impl Network {
         Poll::Pending
     }
 
-    /// Hands finished answers and verdicts to the swarm.
+    /// Hands finished answers and verdicts to the swarm, and closes what has lingered.
     fn poll_replies(&mut self, task: &mut Context<'_>) {
+        while let Poll::Ready(Some(peer)) = self.lingering.poll_next_unpin(task) {
+            self.close_when_idle(&peer);
+        }
         while let Poll::Ready(Some((peer, answer, channel))) = self.answers.poll_next_unpin(task) {
             match answer {
                 Some(bytes) if bytes.len() > RESPONSE_BYTES_MAX => {
@@ -239,7 +242,7 @@ impl Network {
                 peer
             }
         };
-        self.close_when_idle(&peer);
+        self.linger(peer);
     }
 
     fn on_request(

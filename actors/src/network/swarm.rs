@@ -57,6 +57,10 @@ pub struct StartedNetwork {
     pub actor: Addr<Network>,
 }
 
+/// How long a connection stays open after the last answer on it was sent: longer than a full answer takes on a slow link
+/// would be better, but whoever asked asks again.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// An answer of ours on its way: the answer, none when there is none, and where it goes.
 pub(super) type Answer = BoxFuture<'static, (PeerId, Option<Vec<u8>>, ResponseChannel<Vec<u8>>)>;
 /// A verdict on its way: about which message, relayed by whom.
@@ -82,6 +86,8 @@ pub struct Network {
     pub(super) connections: HashMap<ConnectionId, PeerId>,
     /// Connections to be closed once no request is under way on them.
     pub(super) closing: HashSet<ConnectionId>,
+    /// Devices whose connections are looked at again after a moment.
+    pub(super) lingering: FuturesUnordered<BoxFuture<'static, PeerId>>,
 }
 
 impl fmt::Debug for Network {
@@ -141,6 +147,7 @@ impl Network {
                 judgements: FuturesUnordered::new(),
                 connections: HashMap::new(),
                 closing: HashSet::new(),
+                lingering: FuturesUnordered::new(),
             }
         });
         let address = NetworkAddress {
@@ -216,9 +223,20 @@ impl Network {
             self.swarm.close_connection(connection);
         } else if member && !carries_gossip {
             self.closing.insert(connection);
-            self.close_when_idle(&peer);
+            self.linger(peer);
         } else {
             self.closing.remove(&connection);
+        }
+    }
+
+    /// Looks after a moment whether connections with this device can be closed: an answer that was sent may still be
+    /// in our buffers, and closing would drop it.
+    pub(super) fn linger(&mut self, peer: PeerId) {
+        if self.closing.iter().any(|connection| self.connections.get(connection) == Some(&peer)) {
+            self.lingering.push(Box::pin(async move {
+                tokio::time::sleep(LINGER).await;
+                peer
+            }));
         }
     }
 

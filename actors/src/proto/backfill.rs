@@ -157,8 +157,7 @@ impl Backfill {
             *known = batch.through.max(*known);
         }
         let in_turn = batch.after <= self.frontier(batch.stream);
-        self.hold(batch, 0);
-        in_turn
+        self.hold(batch, 0) && in_turn
     }
 
     /// An answer to [`Step::Fetch`].
@@ -394,19 +393,21 @@ impl Backfill {
         wanted
     }
 
-    fn hold(&mut self, batch: Batch, floor: u64) {
+    /// Keeps a batch for its turn. Says no when it brings nothing or does not fit.
+    fn hold(&mut self, batch: Batch, floor: u64) -> bool {
         let bytes = weight(&batch);
         if batch.through <= self.kept(batch.stream) || self.held_bytes + bytes > HELD_BYTES_MAX {
-            return;
+            return false;
         }
         let stream = self.held.entry(batch.stream).or_default();
         if stream.get(&batch.after).is_some_and(|held| held.batch.through >= batch.through) {
-            return;
+            return true;
         }
         self.held_bytes += bytes;
         if let Some(shorter) = stream.insert(batch.after, Held { batch, floor, bytes }) {
             self.held_bytes -= shorter.bytes;
         }
+        true
     }
 
     fn drop_stale(&mut self) {
