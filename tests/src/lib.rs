@@ -1,1 +1,3 @@
-//! x
+//! The harness: what puts Starling under load, and measures it.
+
+pub mod bench;
