@@ -267,10 +267,7 @@ pub struct Conflict {
 }
 
 /// Every kept loser, by record.
-///
-/// # Errors
-/// When the database cannot be read.
-pub fn conflicts(c: &mut SqliteConnection) -> QueryResult<Vec<Conflict>> {
+pub(crate) fn conflicts(c: &mut SqliteConnection) -> QueryResult<Vec<Conflict>> {
     use tables::conflict::dsl;
     let rows: Vec<(i32, RecordId, i32, Hlc, bool, Vec<u8>)> =
         dsl::conflict.order((dsl::model, dsl::record, dsl::field, dsl::hlc)).load(c)?;

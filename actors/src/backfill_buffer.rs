@@ -31,7 +31,7 @@ pub(crate) struct BackfillBuffer {
     device: DeviceId,
     backfill: Backfill,
     durable: Watermarks,
-    sessions: BTreeMap<DeviceId, Recipient<Pull>>,
+    sessions: BTreeMap<DeviceId, (u64, Recipient<Pull>)>,
     waiting: BTreeMap<Stream, Vec<oneshot::Sender<(u64, u64)>>>,
     transactions: Addr<Transactions>,
     environment: Environment,
@@ -84,7 +84,7 @@ impl BackfillBuffer {
     }
 
     fn ask(&self, peer: DeviceId, what: PullWhat) -> bool {
-        self.sessions.get(&peer).is_some_and(|session| session.try_send(Pull(what)).is_ok())
+        self.sessions.get(&peer).is_some_and(|(_, session)| session.try_send(Pull(what)).is_ok())
     }
 
     fn apply(&mut self, batch: Batch, floor: u64, ctx: &mut Context<Self>) {
@@ -152,14 +152,19 @@ halts!(BackfillBuffer);
 #[rtype(result = "()")]
 pub(crate) struct SessionUp {
     pub(crate) peer: DeviceId,
+    /// Tells it from earlier sessions with the same peer, whose end may be told later.
+    pub(crate) serial: u64,
     pub(crate) pull: Recipient<Pull>,
 }
 
 impl Handler<SessionUp> for BackfillBuffer {
     type Result = ();
 
-    fn handle(&mut self, SessionUp { peer, pull }: SessionUp, ctx: &mut Self::Context) {
-        self.sessions.insert(peer, pull);
+    fn handle(&mut self, SessionUp { peer, serial, pull }: SessionUp, ctx: &mut Self::Context) {
+        if self.sessions.insert(peer, (serial, pull)).is_some() {
+            // What the session before was asked for will never come.
+            self.backfill.peer_gone(peer);
+        }
         self.work(ctx);
     }
 }
@@ -167,15 +172,20 @@ impl Handler<SessionUp> for BackfillBuffer {
 /// A session ended.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct SessionDown(pub(crate) DeviceId);
+pub(crate) struct SessionDown {
+    pub(crate) peer: DeviceId,
+    pub(crate) serial: u64,
+}
 
 impl Handler<SessionDown> for BackfillBuffer {
     type Result = ();
 
-    fn handle(&mut self, SessionDown(peer): SessionDown, ctx: &mut Self::Context) {
-        self.sessions.remove(&peer);
-        self.backfill.peer_gone(peer);
-        self.work(ctx);
+    fn handle(&mut self, SessionDown { peer, serial }: SessionDown, ctx: &mut Self::Context) {
+        if self.sessions.get(&peer).is_some_and(|(newest, _)| *newest == serial) {
+            self.sessions.remove(&peer);
+            self.backfill.peer_gone(peer);
+            self.work(ctx);
+        }
     }
 }
 

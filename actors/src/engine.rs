@@ -47,6 +47,10 @@ pub(crate) struct Effects {
     pub(crate) committed: Vec<Batch>,
     /// Records that are now different, by model.
     pub(crate) changed: Vec<(ModelId, RecordId)>,
+    /// Local commits that succeeded.
+    pub(crate) commits: u64,
+    /// Changes of other devices that were applied.
+    pub(crate) applied: u64,
     /// Rows of other owners that a stream tried to write.
     pub(crate) refused: u64,
     /// Fields that were kept raw because they do not fit their column.
@@ -308,6 +312,7 @@ impl Engine {
         match items {
             Items::State(mut rows) => {
                 rows.retain(|row| row.version > watermark);
+                effects.applied += rows.len() as u64;
                 self.remote_rows(stream.origin, rows, effects).await?;
                 self.advance(stream, through)?;
             }
@@ -315,6 +320,7 @@ impl Engine {
                 changes.retain(|change| change.seq > watermark);
                 let ready = self.ready(&changes);
                 let late = changes.split_off(ready);
+                effects.applied += changes.len() as u64;
                 let through = if late.is_empty() { through } else { watermark + changes.len() as u64 };
                 self.remote_changes(changes, effects).await?;
                 self.advance(stream, through)?;

@@ -1,6 +1,5 @@
 //! The handle of a running peer: everything a program can do with it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,17 +15,16 @@ use crate::applier::{self, Conflict};
 use crate::backfill_buffer::AskProgress;
 use crate::environment::Environment;
 use crate::events::{Event, Since};
-use crate::heartbeats::AskAcks;
-use crate::peer::{Peer, PeerOptions, StartError, StopPeer, Tree, WhenStopped};
+use crate::pairing::IssueTicket;
+use crate::peer::{Peer, PeerOptions, StartError, StopPeer, WhenStopped};
 use crate::proto::pairing::Ticket;
 use crate::reader::QueryError;
-use crate::retry_queue::AskRetries;
-use crate::roster::{AskRoster, IssueTicket};
-use crate::session::{Describe, SessionReport};
-use crate::status::{LibraryState, LibraryStatus, LogStatus, Named, PeerStatus, Queues, Status, SyncVerdict};
-use crate::store::tables::Tables;
-use crate::store::{Registry, ledger, pages};
-use crate::transactions::{Commit, CommitError, Parked, Receipt};
+use crate::roster::AskRoster;
+use crate::status::Status;
+use crate::store::Registry;
+use crate::survey;
+use crate::transactions::{Commit, CommitError, Receipt};
+use crate::tree::Tree;
 
 /// An invitation that was issued.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -158,77 +156,7 @@ impl PeerHandle {
     /// # Errors
     /// When the peer is busy or has stopped.
     pub async fn status(&self) -> Result<Status, QueryError> {
-        let tree = self.tree();
-        let roster = tree.roster.send(AskRoster).await?;
-        let progress = tree.links.buffer.send(AskProgress).await?;
-        let acks = tree.links.heartbeats.send(AskAcks).await?.0;
-        let retries = tree.links.retry.send(AskRetries).await?;
-        let parked = tree.links.transactions.send(Parked).await?;
-        let mut reports: BTreeMap<DeviceId, SessionReport> = BTreeMap::new();
-        for (peer, session) in &roster.sessions {
-            if let Ok(report) = session.send(Describe).await {
-                reports.insert(*peer, report);
-            }
-        }
-        let registry = self.registry.clone();
-        let counted = self.query(move |c| Ok((pages::counts(c, &Tables::new(&registry))?, ledger::log_len(c)?)));
-        let (counts, entries) = counted.await?;
-        let peers: Vec<PeerStatus> = roster
-            .membership
-            .members()
-            .iter()
-            .filter(|(id, _)| **id != tree.links.device)
-            .map(|(id, member)| {
-                let report = reports.get(id);
-                let mut known = acks.get(id).map(|(durable, _)| durable.clone()).unwrap_or_default();
-                known.join(&report.map(|report| report.marks.clone()).unwrap_or_default());
-                let behind_us = progress.behind.get(id).copied().unwrap_or(0);
-                let behind_them = known.lacking(&progress.applied);
-                let state = match report {
-                    None => "offline",
-                    Some(_) if behind_us + behind_them == 0 => "ready",
-                    Some(_) => "catching_up",
-                };
-                PeerStatus {
-                    id: *id,
-                    name: member.name.clone(),
-                    state: state.to_owned(),
-                    online: report.is_some(),
-                    address: roster.connected.get(id).cloned(),
-                    rtt_ms: report.and_then(|report| report.rtt_ms),
-                    behind_us,
-                    behind_them,
-                    clock_offset_ms: report.and_then(|report| report.clock_offset_ms),
-                    bytes_in: report.map_or(0, |report| report.bytes_in),
-                    bytes_out: report.map_or(0, |report| report.bytes_out),
-                    last_seen: acks.get(id).map(|(_, heard_at_ms)| *heard_at_ms),
-                }
-            })
-            .collect();
-        let held: u64 = progress.applied.iter().map(|(_, through)| through).sum();
-        let state = match (progress.missing, progress.was_complete || peers.is_empty()) {
-            (0, false) if peers.iter().all(|peer| !peer.online) => LibraryState::Uninitialized,
-            (missing, false) => LibraryState::Backfilling { have: held, of: held + missing },
-            (0, true) => LibraryState::Ready,
-            (missing, true) => LibraryState::CatchingUp { missing },
-        };
-        let queues = Queues {
-            retry: retries.waiting,
-            dead_letters: retries.letters.len() as u64,
-            buffered: progress.held,
-            parked,
-        };
-        let device_name = roster.membership.members().get(&tree.links.device).map(|member| member.name.clone());
-        Ok(Status {
-            device: Named { id: tree.links.device, name: device_name.unwrap_or_default() },
-            library: LibraryStatus { id: tree.links.library, name: roster.membership.library_name().to_owned(), state },
-            verdict: verdict(state, &peers, queues),
-            peers,
-            queues,
-            counts,
-            log: LogStatus { entries },
-            listen: roster.listen,
-        })
+        survey::status(self).await
     }
 
     /// The events after a cursor, 0 for all that are kept; waits until there is one or `wait` is over. The inner
@@ -272,39 +200,6 @@ impl PeerHandle {
         if self.peer.send(WhenStopped(tell)).await.is_ok() {
             // Dropped without a word, the peer is gone as well.
             let _either: Result<(), _> = told.await;
-        }
-    }
-}
-
-/// One sentence on whether all is well.
-fn verdict(state: LibraryState, peers: &[PeerStatus], queues: Queues) -> SyncVerdict {
-    let online = peers.iter().filter(|peer| peer.online).count();
-    let behind: Vec<&PeerStatus> = peers.iter().filter(|peer| peer.online && peer.behind_them > 0).collect();
-    let not = |reason: String| SyncVerdict { in_sync: false, reason };
-    match state {
-        LibraryState::Uninitialized => not("no member of this library has been reached yet".to_owned()),
-        LibraryState::Backfilling { have, of } => {
-            not(format!("receiving the library: {have} of {of} changes are here"))
-        }
-        LibraryState::CatchingUp { missing } => not(format!("{missing} changes of connected peers are missing here")),
-        LibraryState::Paused => not("syncing is paused".to_owned()),
-        LibraryState::Ready if queues.parked > 0 => {
-            not(format!("{} changes wait: another device's clock is ahead", queues.parked))
-        }
-        LibraryState::Ready if !behind.is_empty() => {
-            let names: Vec<&str> = behind.iter().map(|peer| peer.name.as_str()).collect();
-            not(format!("{} has not confirmed everything yet", names.join(", ")))
-        }
-        LibraryState::Ready if peers.is_empty() => {
-            SyncVerdict { in_sync: true, reason: "this is the library's only device".to_owned() }
-        }
-        LibraryState::Ready if online == 0 => {
-            SyncVerdict { in_sync: true, reason: "no other device is connected".to_owned() }
-        }
-        LibraryState::Ready => {
-            let devices =
-                if online == 1 { "1 connected device".to_owned() } else { format!("{online} connected devices") };
-            SyncVerdict { in_sync: true, reason: format!("equal with {devices}") }
         }
     }
 }

@@ -45,7 +45,7 @@ pub(crate) struct Heartbeats {
     retry: Addr<RetryQueue>,
     buffer: Addr<BackfillBuffer>,
     publish: Option<Recipient<Publish>>,
-    sessions: BTreeMap<DeviceId, Recipient<Beat>>,
+    sessions: BTreeMap<DeviceId, (u64, Recipient<Beat>)>,
     sent: BTreeMap<(DeviceId, DeviceId), u64>,
     membership: Membership,
     beacons: Beacons,
@@ -144,7 +144,7 @@ impl Heartbeats {
                 tracing::debug!("the network is behind: this heartbeat goes directly only");
             }
         }
-        for (peer, session) in self.sessions.clone() {
+        for (peer, (_, session)) in self.sessions.clone() {
             let payload = SyncPayload::Heartbeat(Heartbeat { beacons: self.news_for(peer), membership });
             if session.try_send(Beat(payload)).is_err() {
                 self.sent.retain(|(to, _), _| *to != peer);
@@ -301,14 +301,15 @@ impl Handler<MembershipIs> for Heartbeats {
 #[rtype(result = "()")]
 pub(crate) struct HeartbeatUp {
     pub(crate) peer: DeviceId,
+    pub(crate) serial: u64,
     pub(crate) beat: Recipient<Beat>,
 }
 
 impl Handler<HeartbeatUp> for Heartbeats {
     type Result = ();
 
-    fn handle(&mut self, HeartbeatUp { peer, beat }: HeartbeatUp, _: &mut Self::Context) {
-        self.sessions.insert(peer, beat);
+    fn handle(&mut self, HeartbeatUp { peer, serial, beat }: HeartbeatUp, _: &mut Self::Context) {
+        self.sessions.insert(peer, (serial, beat));
         self.sent.retain(|(to, _), _| *to != peer);
         self.changed();
     }
@@ -317,13 +318,18 @@ impl Handler<HeartbeatUp> for Heartbeats {
 /// A peer is gone.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct HeartbeatDown(pub(crate) DeviceId);
+pub(crate) struct HeartbeatDown {
+    pub(crate) peer: DeviceId,
+    pub(crate) serial: u64,
+}
 
 impl Handler<HeartbeatDown> for Heartbeats {
     type Result = ();
 
-    fn handle(&mut self, HeartbeatDown(peer): HeartbeatDown, _: &mut Self::Context) {
-        self.sessions.remove(&peer);
+    fn handle(&mut self, HeartbeatDown { peer, serial }: HeartbeatDown, _: &mut Self::Context) {
+        if self.sessions.get(&peer).is_some_and(|(newest, _)| *newest == serial) {
+            self.sessions.remove(&peer);
+        }
     }
 }
 

@@ -8,12 +8,13 @@ use starling_schema::wire::{JoinRequest, JoinResponse, REQUEST_BYTES_MAX, SyncEn
 
 use crate::handle::PeerHandle;
 use crate::network::{Dial, Request};
-use crate::peer::{ChangeLibrary, Tree};
+use crate::peer::ChangeLibrary;
 use crate::proto::membership::Membership;
 use crate::proto::pairing::{Ticket, proof};
 use crate::reader::QueryError;
 use crate::roster::{AskRoster, Guest};
 use crate::store::tables::Tables;
+use crate::tree::Tree;
 
 /// How often a lost request is sent again; the inviter gives the same device the same answer.
 const ATTEMPTS_MAX: usize = 3;

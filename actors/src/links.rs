@@ -6,6 +6,7 @@ use starling_schema::key::DeviceSecret;
 use starling_schema::wire::{SyncEnvelope, SyncPayload};
 
 use crate::backfill_buffer::BackfillBuffer;
+use crate::counters::Counters;
 use crate::environment::Environment;
 use crate::events::Events;
 use crate::heartbeats::Heartbeats;
@@ -28,6 +29,7 @@ pub(crate) struct Links {
     pub(crate) retry: Addr<RetryQueue>,
     pub(crate) heartbeats: Addr<Heartbeats>,
     pub(crate) events: Addr<Events>,
+    pub(crate) counters: Counters,
 }
 
 impl Links {

@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_millis(200);
 pub(crate) struct RetryQueue {
     device: DeviceId,
     schedule: RetrySchedule,
-    sessions: BTreeMap<DeviceId, Recipient<Push>>,
+    sessions: BTreeMap<DeviceId, (u64, Recipient<Push>)>,
     acked: BTreeMap<DeviceId, Watermarks>,
     transactions: Addr<Transactions>,
     environment: Environment,
@@ -70,7 +70,7 @@ impl RetryQueue {
         let now_ms = self.environment.uptime_ms();
         for send in self.schedule.due(now_ms, self.environment.fraction()) {
             let push = Push { kind: send.kind, after: send.after };
-            if self.sessions.get(&send.peer).is_none_or(|session| session.try_send(push).is_err()) {
+            if self.sessions.get(&send.peer).is_none_or(|(_, session)| session.try_send(push).is_err()) {
                 tracing::debug!(peer = %send.peer, "a push waits for its next turn");
             }
         }
@@ -119,14 +119,15 @@ impl Handler<Advanced> for RetryQueue {
 #[rtype(result = "()")]
 pub(crate) struct PeerUp {
     pub(crate) peer: DeviceId,
+    pub(crate) serial: u64,
     pub(crate) push: Recipient<Push>,
 }
 
 impl Handler<PeerUp> for RetryQueue {
     type Result = ();
 
-    fn handle(&mut self, PeerUp { peer, push }: PeerUp, _: &mut Self::Context) {
-        self.sessions.insert(peer, push);
+    fn handle(&mut self, PeerUp { peer, serial, push }: PeerUp, _: &mut Self::Context) {
+        self.sessions.insert(peer, (serial, push));
         let marks = self.acked.get(&peer).cloned().unwrap_or_default();
         let acked = [StreamKind::State, StreamKind::Shared].map(|kind| (kind, self.own(&marks, kind)));
         self.schedule.connected(peer, acked, self.environment.uptime_ms());
@@ -136,14 +137,19 @@ impl Handler<PeerUp> for RetryQueue {
 /// A peer is gone: it catches up by itself when it is back.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct PeerDown(pub(crate) DeviceId);
+pub(crate) struct PeerDown {
+    pub(crate) peer: DeviceId,
+    pub(crate) serial: u64,
+}
 
 impl Handler<PeerDown> for RetryQueue {
     type Result = ();
 
-    fn handle(&mut self, PeerDown(peer): PeerDown, _: &mut Self::Context) {
-        self.sessions.remove(&peer);
-        self.schedule.disconnected(peer);
+    fn handle(&mut self, PeerDown { peer, serial }: PeerDown, _: &mut Self::Context) {
+        if self.sessions.get(&peer).is_some_and(|(newest, _)| *newest == serial) {
+            self.sessions.remove(&peer);
+            self.schedule.disconnected(peer);
+        }
     }
 }
 

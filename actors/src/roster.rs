@@ -11,8 +11,7 @@ use starling_schema::key::{DeviceKey, DeviceSecret};
 use starling_schema::signed::Signed;
 use starling_schema::stream::Watermarks;
 use starling_schema::wire::{
-    GOSSIP_BYTES_MAX, Hello, JoinRefusal, JoinRequest, JoinResponse, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, RefusalKind,
-    SyncEnvelope, SyncPayload,
+    GOSSIP_BYTES_MAX, Hello, JoinResponse, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, RefusalKind, SyncEnvelope, SyncPayload,
 };
 
 use crate::address_book::AddressBook;
@@ -21,8 +20,10 @@ use crate::events::{EventKind, Happened};
 use crate::heartbeats::{Heard, MembershipIs};
 use crate::links::{Halt, Links};
 use crate::network::{Admit, Dial, Disconnect, NetworkEvent, Publish, Verdict as Spread};
+use crate::pairing::Join;
+use crate::proto::backfill::weight;
 use crate::proto::membership::Membership;
-use crate::proto::pairing::{IssuedTicket, TicketId, Tickets, TicketsError, Verdict};
+use crate::proto::pairing::Tickets;
 use crate::session::{Greet, Serve, Session, refusal, tell};
 use crate::store::ledger::Note;
 use crate::transactions::{Advanced, Keep};
@@ -33,18 +34,21 @@ const MAILBOX: usize = crate::network::EVENTS_MAX;
 /// How often members that are not connected are looked at.
 const DIAL_TICK: Duration = Duration::from_secs(1);
 
+/// Batches that take more memory than this are not even tried as gossip: ten times what fits, as well as they pack.
+const GOSSIP_WEIGHT_MAX: usize = 10 * GOSSIP_BYTES_MAX;
+
 /// Owns membership, connections and tickets.
 pub(crate) struct Roster {
     secret: DeviceSecret,
-    links: Option<Links>,
-    membership: Membership,
-    tickets: Tickets,
-    book: AddressBook,
+    pub(crate) links: Option<Links>,
+    pub(crate) membership: Membership,
+    pub(crate) tickets: Tickets,
+    pub(crate) book: AddressBook,
     connected: BTreeMap<DeviceId, (DeviceKey, String)>,
     sessions: BTreeMap<DeviceId, Addr<Session>>,
+    serial: u64,
     guest: Option<DeviceKey>,
     admitted: Option<Admit>,
-    refused: u64,
 }
 
 impl Roster {
@@ -57,14 +61,14 @@ impl Roster {
             book,
             connected: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            serial: 0,
             guest: None,
             admitted: None,
-            refused: 0,
         }
     }
 
     /// Tells the network who may connect, when that changed, and opens and closes sessions accordingly.
-    fn admit(&mut self, ctx: &mut Context<Self>) {
+    pub(crate) fn admit(&mut self, ctx: &mut Context<Self>) {
         let Some(links) = self.links.clone() else { return };
         let others = self.membership.members().iter().filter(|(device, _)| **device != links.device);
         let admit = Admit {
@@ -92,7 +96,8 @@ impl Roster {
             .map(|(_, (key, _))| *key)
             .collect();
         for key in new {
-            let session = Session::new(key, links.clone(), ctx.address());
+            self.serial += 1;
+            let session = Session::new(key, self.serial, links.clone(), ctx.address());
             self.sessions.insert(key.device(), session.start());
             tell(&links.events, Happened(EventKind::Connected(key.device())));
         }
@@ -108,7 +113,7 @@ impl Roster {
     }
 
     /// The membership grew: everybody who needs to know is told.
-    fn membership_changed(&mut self, ctx: &mut Context<Self>) {
+    pub(crate) fn membership_changed(&mut self, ctx: &mut Context<Self>) {
         let Some(links) = self.links.clone() else { return };
         tell(&links.heartbeats, MembershipIs(self.membership.clone()));
         tell(&links.events, Happened(EventKind::MembershipChanged));
@@ -126,8 +131,8 @@ impl Roster {
             return;
         }
         let (new, refused) = self.membership.insert_all(unknown.clone());
+        links.counters.messages_refused(refused.len() as u64);
         for (_, error) in refused {
-            self.refused += 1;
             tracing::warn!(%error, "a membership statement was refused");
         }
         if new.is_empty() {
@@ -160,6 +165,7 @@ impl Roster {
         match envelope.payload.into_batch() {
             Ok(batch) => match batch.check() {
                 Ok(()) if batch.stream.origin == device => {
+                    links.counters.gossip_in(1);
                     tell(&links.buffer, Offer { from: device, batch });
                     Spread::Accept
                 }
@@ -167,6 +173,7 @@ impl Roster {
                 Err(error) => self.reject(device, &error),
             },
             Err(SyncPayload::Heartbeat(heartbeat)) => {
+                links.counters.gossip_in(1);
                 tell(&links.heartbeats, Heard(heartbeat.beacons));
                 Spread::Accept
             }
@@ -175,7 +182,9 @@ impl Roster {
     }
 
     fn reject(&mut self, device: DeviceId, error: &dyn std::fmt::Display) -> Spread {
-        self.refused += 1;
+        if let Some(links) = &self.links {
+            links.counters.messages_refused(1);
+        }
         tracing::warn!(peer = %device, %error, "a gossip message was refused");
         Spread::Reject
     }
@@ -195,7 +204,9 @@ impl Roster {
             Err(error) => Err(refusal(RefusalKind::BadRequest, &error)),
         };
         let (address, links) = (ctx.address(), self.links.clone());
-        self.refused += u64::from(asked.is_err());
+        if let Some(links) = &links {
+            links.counters.messages_refused(u64::from(asked.is_err()));
+        }
         let answer = async move {
             let payload = match asked {
                 Ok(request) => match address.send(Join { peer, request }).await {
@@ -335,12 +346,12 @@ impl Handler<Advanced> for Roster {
 
     fn handle(&mut self, news: Advanced, _: &mut Self::Context) {
         let Some(links) = self.links.as_ref().filter(|_| !self.sessions.is_empty()) else { return };
-        for batch in news.committed {
+        for batch in news.committed.iter().filter(|batch| weight(batch) < GOSSIP_WEIGHT_MAX) {
             // What does not fit is announced by the heartbeat that follows, and pulled.
-            if let Ok(bytes) = links.envelope(batch.into()).encode(GOSSIP_BYTES_MAX)
-                && links.network.publish.try_send(Publish(bytes)).is_err()
-            {
-                tracing::debug!("the network is behind: peers will pull");
+            let Ok(bytes) = links.envelope(batch.clone().into()).encode(GOSSIP_BYTES_MAX) else { continue };
+            match links.network.publish.try_send(Publish(bytes)) {
+                Ok(()) => links.counters.gossip_out(1),
+                Err(error) => tracing::debug!(%error, "the network is behind: peers will pull"),
             }
         }
     }
@@ -403,111 +414,6 @@ impl Handler<Compared> for Roster {
         {
             tell(session, Greet);
         }
-    }
-}
-
-/// Judge a device that asks to join.
-#[derive(Clone, Debug, Message)]
-#[rtype(result = "JoinResponse")]
-pub(crate) struct Join {
-    pub(crate) peer: DeviceKey,
-    pub(crate) request: JoinRequest,
-}
-
-impl Handler<Join> for Roster {
-    type Result = ResponseActFuture<Self, JoinResponse>;
-
-    fn handle(&mut self, Join { peer, request }: Join, _: &mut Self::Context) -> Self::Result {
-        let refuse = |refusal| -> Self::Result { Box::pin(fut::ready(JoinResponse::Refused(refusal))) };
-        let Some(links) = self.links.clone().filter(|_| request.key == peer) else {
-            return refuse(JoinRefusal::Unknown);
-        };
-        let (now_ms, removed) = (links.environment.wall_ms(), self.membership.removed().contains(&peer));
-        let ticket = match self.tickets.judge(&request, links.secret.public(), now_ms, removed) {
-            Verdict::Admit { ticket } => ticket,
-            Verdict::AgainSameAnswer { .. } => {
-                let response = self.admitted_response();
-                return Box::pin(fut::ready(response));
-            }
-            Verdict::Refuse(refusal) => {
-                self.refused += 1;
-                tracing::warn!(peer = %peer.device(), %refusal, "a device was not admitted");
-                return refuse(refusal);
-            }
-        };
-        let statement = match self.membership.admit(peer, &request.name, now_ms, &links.secret) {
-            Ok(statement) => statement,
-            Err(error) => {
-                tracing::warn!(%error, "a device could not be admitted");
-                return refuse(JoinRefusal::Unknown);
-            }
-        };
-        // From here the ticket is taken: a second device that shows it meanwhile is refused.
-        self.tickets.burn(ticket, peer);
-        let notes = vec![Note::Statement(statement.clone()), self.ticket_note(ticket)];
-        let stored = links.transactions.send(Keep(notes)).into_actor(self);
-        Box::pin(stored.map(move |outcome, actor, ctx| match outcome {
-            Ok(Ok(())) => {
-                if let Err(error) = actor.membership.insert(statement) {
-                    tracing::error!(%error, "our own statement was refused");
-                }
-                actor.membership_changed(ctx);
-                actor.admitted_response()
-            }
-            _ => JoinResponse::Refused(JoinRefusal::Unknown),
-        }))
-    }
-}
-
-impl Roster {
-    fn admitted_response(&self) -> JoinResponse {
-        JoinResponse::Admitted {
-            library_name: self.membership.library_name().to_owned(),
-            statements: self.membership.statements().cloned().collect(),
-        }
-    }
-
-    fn ticket_note(&self, ticket: TicketId) -> Note {
-        let issued = self.tickets.iter().find(|(id, _)| *id == ticket).map(|(_, issued)| issued);
-        let (secret, expires_at_ms, used_by) =
-            issued.map_or(([0; 16], 0, None), |t: &IssuedTicket| (t.secret, t.expires_at_ms, t.used_by));
-        Note::Ticket {
-            id: ticket.0.to_vec(),
-            secret: secret.to_vec(),
-            expires_at_ms,
-            used_by: used_by.map(|key| key.0.to_vec()),
-        }
-    }
-}
-
-/// Keep a ticket for one device; answered with where this device can be reached.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "Result<Vec<String>, TicketsError>")]
-pub(crate) struct IssueTicket {
-    pub(crate) secret: [u8; 16],
-    pub(crate) expires_at_ms: u64,
-}
-
-impl Handler<IssueTicket> for Roster {
-    type Result = Result<Vec<String>, TicketsError>;
-
-    fn handle(&mut self, message: IssueTicket, ctx: &mut Self::Context) -> Self::Result {
-        let IssueTicket { secret, expires_at_ms } = message;
-        if let Some(links) = &self.links {
-            self.tickets.forget_expired(links.environment.wall_ms());
-        }
-        let ticket = self.tickets.issue(secret, expires_at_ms)?;
-        let note = self.ticket_note(ticket);
-        if let Some(links) = &self.links {
-            let kept = links.transactions.send(Keep(vec![note])).into_actor(self);
-            ctx.spawn(kept.map(|outcome, _, _| {
-                if let Ok(Err(error)) = outcome {
-                    tracing::warn!(%error, "a ticket could not be stored: it ends with this process");
-                }
-            }));
-        }
-        self.admit(ctx);
-        Ok(self.book.own())
     }
 }
 

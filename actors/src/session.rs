@@ -11,12 +11,13 @@ use starling_schema::wire::{
 };
 
 use crate::backfill_buffer::{AskProgress, OfferDirect, PeerMarks, Pulled, PulledSnapshot, SessionDown, SessionUp};
+use crate::exchange::{ExchangeError, Exchanged, exchange};
 use crate::heartbeats::{Heard, HeartbeatDown, HeartbeatUp};
 use crate::links::{Links, halts};
-use crate::network::{NetworkError, Request};
+use crate::pairing::Join;
 use crate::reader::{ReadDigest, ReadPage, ReadSnapshot};
 use crate::retry_queue::{Acked, PeerDown, PeerPulls, PeerUp, PushFailed};
-use crate::roster::{AskHello, Compared, Join, Met, Roster};
+use crate::roster::{AskHello, Compared, Met, Roster};
 
 /// Messages that wait: eight requests in flight each way, and some news.
 const MAILBOX: usize = 64;
@@ -25,6 +26,7 @@ const MAILBOX: usize = 64;
 pub(crate) struct Session {
     key: DeviceKey,
     peer: DeviceId,
+    serial: u64,
     links: Links,
     roster: Addr<Roster>,
     report: SessionReport,
@@ -43,66 +45,13 @@ pub(crate) struct SessionReport {
     pub(crate) error: Option<String>,
 }
 
-/// Why an exchange with the peer came to nothing.
-#[derive(Debug, thiserror::Error)]
-enum ExchangeError {
-    #[error("{0}")]
-    Network(#[from] NetworkError),
-    #[error("{0}")]
-    Wire(#[from] starling_schema::wire::WireError),
-    #[error("{0}")]
-    Codec(#[from] starling_schema::codec::CodecError),
-    #[error("the peer refused: {0}")]
-    Refused(#[from] Refusal),
-    #[error("the peer answered {0}, which is no answer to this")]
-    Unexpected(&'static str),
-    #[error("the peer stopped")]
-    Stopped,
-}
-
-impl From<MailboxError> for ExchangeError {
-    fn from(_: MailboxError) -> Self {
-        Self::Stopped
-    }
-}
-
-/// What came back, and what it cost.
-struct Exchanged {
-    payload: SyncPayload,
-    bytes_in: u64,
-    bytes_out: u64,
-    rtt_ms: u64,
-    clock_offset_ms: i64,
-}
-
 impl Session {
-    pub(crate) fn new(key: DeviceKey, links: Links, roster: Addr<Roster>) -> Self {
-        Self { key, peer: key.device(), links, roster, report: SessionReport::default() }
+    pub(crate) fn new(key: DeviceKey, serial: u64, links: Links, roster: Addr<Roster>) -> Self {
+        Self { key, peer: key.device(), serial, links, roster, report: SessionReport::default() }
     }
 
-    /// Sends a request and waits for its answer.
     fn exchange(&self, payload: SyncPayload) -> impl Future<Output = Result<Exchanged, ExchangeError>> + use<> {
-        let (links, key) = (self.links.clone(), self.key);
-        async move {
-            let bytes = links.envelope(payload).encode(REQUEST_BYTES_MAX)?;
-            let (bytes_out, started_ms) = (bytes.len() as u64, links.environment.uptime_ms());
-            let answer = links.network.request.send(Request { peer: key, bytes }).await??;
-            let rtt_ms = links.environment.uptime_ms() - started_ms;
-            let envelope = SyncEnvelope::decode(&answer)?;
-            if let SyncPayload::Error(refusal) = envelope.payload {
-                return Err(refusal.into());
-            }
-            let theirs = i64::try_from(envelope.timestamp_ms).unwrap_or(i64::MAX);
-            let ours = i64::try_from(links.environment.wall_ms()).unwrap_or(i64::MAX);
-            let clock_offset_ms = theirs.saturating_sub(ours);
-            Ok(Exchanged {
-                payload: envelope.payload,
-                bytes_in: answer.len() as u64,
-                bytes_out,
-                rtt_ms,
-                clock_offset_ms,
-            })
-        }
+        exchange(self.links.clone(), self.key, payload)
     }
 
     /// Takes down what an exchange cost; gives the answer.
@@ -172,10 +121,10 @@ impl Session {
         let payload = match payload.into_batch() {
             Ok(batch) => {
                 if let Err(error) = batch.check() {
-                    return refuse(RefusalKind::BadRequest, &error);
+                    return self.refuse(RefusalKind::BadRequest, &error);
                 }
                 if batch.stream.origin != peer {
-                    return refuse(RefusalKind::BadRequest, &format!("{peer} may not push {}", batch.stream));
+                    return self.refuse(RefusalKind::BadRequest, &format!("{peer} may not push {}", batch.stream));
                 }
                 let stream = batch.stream;
                 return Box::pin(async move {
@@ -219,8 +168,15 @@ impl Session {
                     }
                 })
             }
-            other => refuse(RefusalKind::BadRequest, &format!("{} is no request", other.name())),
+            other => self.refuse(RefusalKind::BadRequest, &format!("{} is no request", other.name())),
         }
+    }
+
+    /// Refuses what the peer must not send, and counts it.
+    fn refuse(&self, kind: RefusalKind, message: &dyn std::fmt::Display) -> ResponseFuture<SyncPayload> {
+        self.links.counters.messages_refused(1);
+        let payload = refusal(kind, message);
+        Box::pin(async move { payload })
     }
 
     fn answer_hello(&mut self, hello: Hello) -> ResponseFuture<SyncPayload> {
@@ -229,7 +185,7 @@ impl Session {
             let which = if low > PROTOCOL_VERSION { "this device" } else { "yours" };
             let message =
                 format!("you speak protocols {low} to {high}, this device {PROTOCOL_VERSION}: upgrade {which}");
-            return refuse(RefusalKind::Version, &message);
+            return self.refuse(RefusalKind::Version, &message);
         }
         self.met(hello);
         let (roster, buffer) = (self.roster.clone(), self.links.buffer.clone());
@@ -274,27 +230,35 @@ pub(crate) fn refusal(kind: RefusalKind, message: &dyn std::fmt::Display) -> Syn
     SyncPayload::Error(Refusal { kind, message: message.to_string() })
 }
 
-fn refuse(kind: RefusalKind, message: &dyn std::fmt::Display) -> ResponseFuture<SyncPayload> {
-    let payload = refusal(kind, message);
-    Box::pin(async move { payload })
-}
-
 impl Actor for Session {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        let peer = self.peer;
-        tell(&self.links.buffer, SessionUp { peer, pull: ctx.address().recipient() });
-        tell(&self.links.retry, PeerUp { peer, push: ctx.address().recipient() });
-        tell(&self.links.heartbeats, HeartbeatUp { peer, beat: ctx.address().recipient() });
-        self.greet(ctx);
+        let (peer, serial, links, own) = (self.peer, self.serial, self.links.clone(), ctx.address());
+        // Before anything else is handled: whoever misses that we are here would never use us.
+        let introduced = async move {
+            let up = SessionUp { peer, serial, pull: own.clone().recipient() };
+            links.buffer.send(up).await?;
+            links.retry.send(PeerUp { peer, serial, push: own.clone().recipient() }).await?;
+            links.heartbeats.send(HeartbeatUp { peer, serial, beat: own.recipient() }).await
+        };
+        ctx.wait(introduced.into_actor(self).map(|introduced, actor, ctx| match introduced {
+            Ok(()) => actor.greet(ctx),
+            Err(_closed) => ctx.stop(),
+        }));
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        tell(&self.links.buffer, SessionDown(self.peer));
-        tell(&self.links.retry, PeerDown(self.peer));
-        tell(&self.links.heartbeats, HeartbeatDown(self.peer));
+        let (peer, serial, links) = (self.peer, self.serial, self.links.clone());
+        drop(actix::spawn(async move {
+            let gone = (
+                links.buffer.send(SessionDown { peer, serial }).await,
+                links.retry.send(PeerDown { peer, serial }).await,
+                links.heartbeats.send(HeartbeatDown { peer, serial }).await,
+            );
+            tracing::debug!(%peer, ?gone, "a session ended");
+        }));
     }
 }
 
@@ -329,13 +293,16 @@ impl Handler<Serve> for Session {
         let answer = match SyncEnvelope::decode(&bytes) {
             Ok(envelope) if envelope.library != self.links.library || envelope.device != self.peer => {
                 let (device, library) = (envelope.device, envelope.library);
-                refuse(RefusalKind::NotAMember, &format!("device {device} is not a member of library {library} here"))
+                self.refuse(
+                    RefusalKind::NotAMember,
+                    &format!("device {device} is not a member of library {library} here"),
+                )
             }
             Ok(envelope) => self.answer(envelope.payload),
-            Err(error @ starling_schema::wire::WireError::Version { .. }) => refuse(RefusalKind::Version, &error),
+            Err(error @ starling_schema::wire::WireError::Version { .. }) => self.refuse(RefusalKind::Version, &error),
             Err(error) => {
                 tracing::warn!(peer = %self.peer, %error, "a request was refused");
-                refuse(RefusalKind::BadRequest, &error)
+                self.refuse(RefusalKind::BadRequest, &error)
             }
         };
         ctx.spawn(answer.into_actor(self).map(move |payload, actor, _| {
@@ -405,10 +372,10 @@ impl Handler<Pull> for Session {
 
 /// The page of that stream that a payload holds, if it holds a sound one.
 fn page_of(stream: Stream, payload: SyncPayload) -> Option<PageResponse> {
-    let page = match (stream.kind, payload) {
-        (StreamKind::State, SyncPayload::StateResponse(page))
-        | (StreamKind::Shared, SyncPayload::SharedChangeResponse(page)) => page,
-        _ => return None,
+    let ((StreamKind::State, SyncPayload::StateResponse(page))
+    | (StreamKind::Shared, SyncPayload::SharedChangeResponse(page))) = (stream.kind, payload)
+    else {
+        return None;
     };
     if let PageResponse::Page { batch, .. } = &page
         && (batch.stream != stream

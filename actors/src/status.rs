@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use starling_schema::ids::{DeviceId, LibraryId};
 
+pub use crate::counters::Counts;
+
 /// How far a library is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "name")]
@@ -126,4 +128,6 @@ pub struct Status {
     pub log: LogStatus,
     /// Where this peer listens, as multiaddresses.
     pub listen: Vec<String>,
+    /// What was counted since the peer started.
+    pub counters: Counts,
 }

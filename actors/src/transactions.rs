@@ -2,6 +2,7 @@
 //! what waits into one (group commit), and tells what became durable.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use actix::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -11,6 +12,7 @@ use starling_schema::ids::{ModelId, RecordId};
 use starling_schema::stream::{Stream, Watermarks};
 use starling_schema::wire::SnapshotResponse;
 
+use crate::counters::Counters;
 use crate::engine::{Effects, Engine, Sync};
 use crate::environment::Environment;
 use crate::events::{EventKind, Happened};
@@ -126,7 +128,7 @@ pub(crate) struct Advanced {
     /// Of that, what survives a power cut.
     pub(crate) durable: Watermarks,
     /// Our own changes that this transaction made durable.
-    pub(crate) committed: Vec<Batch>,
+    pub(crate) committed: Arc<[Batch]>,
 }
 
 type Reply<T> = oneshot::Sender<T>;
@@ -164,13 +166,19 @@ pub(crate) struct Transactions {
     listeners: Vec<Recipient<Advanced>>,
     events: Recipient<Happened>,
     environment: Environment,
+    counters: Counters,
     flush_due: bool,
     release_due: bool,
 }
 
 impl Transactions {
     /// Takes over the engine, on the store's thread.
-    pub(crate) fn new(engine: Engine, events: Recipient<Happened>, environment: Environment) -> Self {
+    pub(crate) fn new(
+        engine: Engine,
+        events: Recipient<Happened>,
+        environment: Environment,
+        counters: Counters,
+    ) -> Self {
         Self {
             applied: engine.marks.clone(),
             durable: Watermarks::new(),
@@ -180,6 +188,7 @@ impl Transactions {
             listeners: Vec::new(),
             events,
             environment,
+            counters,
             flush_due: false,
             release_due: false,
         }
@@ -230,6 +239,10 @@ impl Transactions {
         if sync == Sync::Full {
             self.durable = self.applied.clone();
         }
+        self.counters.commits(effects.commits);
+        self.counters.changes_applied(effects.applied);
+        self.counters.rows_refused(effects.refused);
+        self.counters.fields_kept_raw(effects.misfits);
         if effects.refused + effects.misfits > 0 {
             tracing::warn!(refused = effects.refused, misfits = effects.misfits, "a peer's rows were not all valid");
         }
@@ -240,8 +253,11 @@ impl Transactions {
             self.tell(EventKind::Changed { records, truncated, remote });
         }
         if (&self.applied, &self.durable) != (&before.0, &before.1) || !effects.committed.is_empty() {
-            let news =
-                Advanced { applied: self.applied.clone(), durable: self.durable.clone(), committed: effects.committed };
+            let news = Advanced {
+                applied: self.applied.clone(),
+                durable: self.durable.clone(),
+                committed: effects.committed.into(),
+            };
             for listener in &self.listeners {
                 if let Err(error) = listener.try_send(news.clone()) {
                     // Heartbeats carry the same news later.
@@ -321,6 +337,7 @@ async fn step(
     match job {
         Job::Commit(writes, reply) => {
             let result = engine.local(writes, effects).await;
+            effects.commits += u64::from(result.is_ok());
             let broken = if let Err(CommitError::Storage(error)) = &result { Some(error.clone()) } else { None };
             answers.push(answer(reply, move |committed| committed.map_err(CommitError::from).and(result)));
             broken.map_or(Ok(()), Err)
@@ -404,7 +421,7 @@ impl Handler<Listen> for Transactions {
     type Result = ();
 
     fn handle(&mut self, Listen(listener): Listen, _: &mut Self::Context) {
-        let news = Advanced { applied: self.applied.clone(), durable: self.durable.clone(), committed: Vec::new() };
+        let news = Advanced { applied: self.applied.clone(), durable: self.durable.clone(), committed: Arc::new([]) };
         if listener.try_send(news).is_ok() {
             self.listeners.push(listener);
         }

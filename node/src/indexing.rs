@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use starling::PeerHandle;
 use starling_schema::ids::RecordId;
+use starling_schema::models::Location;
 use tokio::sync::{RwLock, mpsc, oneshot};
 
 use crate::api::Progress;
@@ -36,6 +37,13 @@ pub(crate) struct Scan {
     pub(crate) progress: mpsc::Receiver<Progress>,
     /// The locations that were scanned, or why that failed.
     pub(crate) outcome: oneshot::Receiver<Result<Vec<RecordId>, CliError>>,
+}
+
+/// What a scan under way needs.
+struct Scanning {
+    indexer: Indexer,
+    peer: PeerHandle,
+    reports: mpsc::Sender<Progress>,
 }
 
 impl Scan {
@@ -95,24 +103,23 @@ impl Indexing {
     /// Makes a folder a location, unless it is one already, and scans it.
     pub(crate) fn add(&self, path: &Path) -> Scan {
         let path: PathBuf = path.to_owned();
-        self.scan(async move |indexer: Indexer, reports| {
-            let location = match indexer.add(&path).await {
+        self.scan(async move |scanning: Scanning| {
+            let location = match scanning.indexer.add(&path).await {
                 Err(IndexError::Overlaps { overlap: Overlap::Same, location, .. }) => {
-                    return rescan(&indexer, &[location], &reports).await;
+                    return scanning.rescan(vec![location]).await;
                 }
                 other => other?,
             };
-            follow(&indexer, location, &reports, indexer.settled(location)).await?;
+            scanning.follow(location, scanning.indexer.settled(location)).await?;
             Ok(vec![location])
         })
     }
 
     /// Looks for changes in one location of this device, or in all.
     pub(crate) fn rescan(&self, location: Option<RecordId>) -> Scan {
-        self.scan(async move |indexer: Indexer, reports| {
-            let all = indexer.progress().borrow().keys().copied().collect();
-            let locations: Vec<RecordId> = location.map_or(all, |one| vec![one]);
-            rescan(&indexer, &locations, &reports).await
+        self.scan(async move |scanning: Scanning| {
+            let all = scanning.indexer.progress().borrow().keys().copied().collect();
+            scanning.rescan(location.map_or(all, |one| vec![one])).await
         })
     }
 
@@ -132,15 +139,15 @@ impl Indexing {
     /// Runs a scan beside everything else.
     fn scan<F, Fut>(&self, run: F) -> Scan
     where
-        F: FnOnce(Indexer, mpsc::Sender<Progress>) -> Fut + 'static,
+        F: FnOnce(Scanning) -> Fut + 'static,
         Fut: Future<Output = Result<Vec<RecordId>, CliError>> + 'static,
     {
         let (reports, progress) = mpsc::channel(REPORTS_MAX);
         let (tell, outcome) = oneshot::channel();
-        let running = self.running.clone();
+        let (running, peer) = (self.running.clone(), self.peer.clone());
         drop(actix::spawn(async move {
             let indexer = running.read().await.clone();
-            let result = run(indexer, reports).await;
+            let result = run(Scanning { indexer, peer, reports }).await;
             if tell.send(result).is_err() {
                 tracing::debug!("nobody waits for this scan any more");
             }
@@ -149,44 +156,49 @@ impl Indexing {
     }
 }
 
-async fn rescan(
-    indexer: &Indexer,
-    locations: &[RecordId],
-    reports: &mpsc::Sender<Progress>,
-) -> Result<Vec<RecordId>, CliError> {
-    for location in locations {
-        follow(indexer, *location, reports, indexer.rescan(*location)).await?;
+impl Scanning {
+    async fn rescan(&self, locations: Vec<RecordId>) -> Result<Vec<RecordId>, CliError> {
+        for location in &locations {
+            self.follow(*location, self.indexer.rescan(*location)).await?;
+        }
+        Ok(locations)
     }
-    Ok(locations.to_vec())
-}
 
-/// Waits for a scan and reports how far it is meanwhile.
-async fn follow<T>(
-    indexer: &Indexer,
-    location: RecordId,
-    reports: &mpsc::Sender<Progress>,
-    scan: impl Future<Output = Result<T, IndexError>>,
-) -> Result<T, CliError> {
-    let mut board = indexer.progress();
-    let mut scan = std::pin::pin!(scan);
-    loop {
-        tokio::select! {
-            done = &mut scan => return Ok(done?),
-            changed = board.changed() => {
-                let now = board.borrow_and_update().get(&location).cloned();
-                if let Some(now) = now {
-                    let report = Progress {
-                        path: location.to_string(),
-                        phase: word(now.phase).to_owned(),
-                        seen: now.files_seen,
-                        expected: (now.expected > 0).then_some(now.expected),
-                        hashed: now.hashed,
-                    };
-                    // Only the newest matters: a report that does not fit is followed by another.
-                    let _full: Result<(), _> = reports.try_send(report);
-                }
-                if changed.is_err() {
-                    return Ok(scan.await?);
+    /// What people call a location.
+    async fn path_of(&self, location: RecordId) -> String {
+        let found = self.peer.query(move |c| starling::records::get::<Location>(c, location)).await;
+        found.ok().flatten().and_then(|location| location.path).unwrap_or_else(|| location.to_string())
+    }
+
+    /// Waits for a scan and reports how far it is meanwhile.
+    async fn follow<T>(
+        &self,
+        location: RecordId,
+        scan: impl Future<Output = Result<T, IndexError>>,
+    ) -> Result<T, CliError> {
+        let Self { indexer, reports, .. } = self;
+        let path = self.path_of(location).await;
+        let mut board = indexer.progress();
+        let mut scan = std::pin::pin!(scan);
+        loop {
+            tokio::select! {
+                done = &mut scan => return Ok(done?),
+                changed = board.changed() => {
+                    let now = board.borrow_and_update().get(&location).cloned();
+                    if let Some(now) = now {
+                        let report = Progress {
+                            path: path.clone(),
+                            phase: word(now.phase).to_owned(),
+                            seen: now.files_seen,
+                            expected: (now.expected > 0).then_some(now.expected),
+                            hashed: now.hashed,
+                        };
+                        // Only the newest matters: a report that does not fit is followed by another.
+                        let _full: Result<(), _> = reports.try_send(report);
+                    }
+                    if changed.is_err() {
+                        return Ok(scan.await?);
+                    }
                 }
             }
         }

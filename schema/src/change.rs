@@ -218,8 +218,8 @@ impl Items {
 /// Why a batch cannot be what it says it is. Nothing of it was applied.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum MalformedBatch {
-    /// `after` is not below `through`.
-    #[error("a batch of {stream} claims the empty range ({after}, {through}]")]
+    /// `after` is not below `through`, or `through` is no number that a stream reaches.
+    #[error("a batch of {stream} claims the impossible range ({after}, {through}]")]
     Range {
         /// The stream it names.
         stream: Stream,
@@ -251,7 +251,8 @@ impl Batch {
     /// The first thing found wrong.
     pub fn check(&self) -> Result<(), MalformedBatch> {
         let Self { stream, after, through, ref items } = *self;
-        if after >= through {
+        // Beyond 2^63 no number can be stored.
+        if after >= through || i64::try_from(through).is_err() {
             return Err(MalformedBatch::Range { stream, after, through });
         }
         match items {
@@ -280,5 +281,74 @@ impl Batch {
             }
             _ => Err(MalformedBatch::Kind { stream }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::ids::DeviceId;
+
+    fn stream() -> Stream {
+        Stream::shared(DeviceId(Uuid::from_u128(7)))
+    }
+
+    fn change(seq: u64) -> SharedChange {
+        SharedChange {
+            seq,
+            hlc: Hlc { time: seq, device: stream().origin },
+            model: 5,
+            record: RecordId(Uuid::from_u128(1)),
+            op: Op::Delete { seen: Seen::new() },
+            ends_commit: true,
+        }
+    }
+
+    fn batch(after: u64, through: u64, seqs: &[u64]) -> Batch {
+        Batch { stream: stream(), after, through, items: Items::Shared(seqs.iter().copied().map(change).collect()) }
+    }
+
+    #[test]
+    fn a_shared_batch_holds_exactly_the_numbers_it_claims_or_is_an_empty_hole() {
+        assert_eq!(batch(2, 4, &[3, 4]).check(), Ok(()));
+        assert_eq!(batch(2, 400, &[]).check(), Ok(()));
+        for wrong in [batch(2, 4, &[3]), batch(2, 4, &[4, 3]), batch(2, 4, &[3, 4, 5]), batch(2, 4, &[2, 3, 4])] {
+            assert!(matches!(wrong.check(), Err(MalformedBatch::Item { .. })), "{wrong:?}");
+        }
+        for wrong in [batch(4, 4, &[]), batch(5, 4, &[]), batch(1, u64::MAX, &[])] {
+            assert!(matches!(wrong.check(), Err(MalformedBatch::Range { .. })), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn an_entry_stamped_by_another_device_is_out_of_place() {
+        let mut forged = batch(0, 1, &[1]);
+        if let Items::Shared(changes) = &mut forged.items {
+            changes[0].hlc.device = DeviceId(Uuid::from_u128(8));
+        }
+        assert_eq!(forged.check(), Err(MalformedBatch::Item { stream: stream(), number: 1 }));
+    }
+
+    #[test]
+    fn a_state_batch_may_have_holes_but_no_disorder() {
+        let row = |version| StateRow { version, model: 4, record: RecordId(Uuid::from_u128(1)), fields: None };
+        let of = |versions: &[u64]| Batch {
+            stream: Stream::state(DeviceId(Uuid::from_u128(7))),
+            after: 2,
+            through: 9,
+            items: Items::State(versions.iter().copied().map(row).collect()),
+        };
+        assert_eq!(of(&[3, 7]).check(), Ok(()));
+        for wrong in [of(&[2]), of(&[10]), of(&[5, 5]), of(&[6, 5])] {
+            assert!(matches!(wrong.check(), Err(MalformedBatch::Item { .. })), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_of_one_kind_cannot_hold_items_of_the_other() {
+        let wrong = Batch { stream: stream(), after: 0, through: 1, items: Items::State(Vec::new()) };
+        assert_eq!(wrong.check(), Err(MalformedBatch::Kind { stream: stream() }));
     }
 }

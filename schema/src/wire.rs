@@ -513,3 +513,7 @@ impl SyncPayload {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

@@ -444,7 +444,8 @@ fn covers(scope: SnapshotScope, stream: Stream) -> bool {
 }
 
 /// About how many bytes a batch takes in memory.
-fn weight(batch: &Batch) -> usize {
+#[must_use]
+pub fn weight(batch: &Batch) -> usize {
     /// What a row or an entry takes besides its values.
     const ITEM_BYTES: usize = 96;
     let value = |value: &starling_schema::value::Value| value.len() + 40;

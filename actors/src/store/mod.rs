@@ -16,7 +16,7 @@ use starling_schema::models::{
     UserMetadataDevice, Volume,
 };
 
-pub use open::OpenError;
+pub(crate) use open::OpenError;
 
 /// The models that a library holds: the one list that a new model is added to.
 #[derive(Clone, Debug)]

@@ -37,9 +37,8 @@ pub(crate) fn open_writer(path: &Path) -> Result<SqliteConnection, OpenError> {
     let mut connection = connect(path)?;
     configure(&mut connection, path)?;
     starling_migrations::migrate(&mut connection).map_err(|error| match error {
-        MigrationError::Newer(_) => OpenError::Migration(path.to_owned(), error.to_string()),
         MigrationError::Failed(message) if is_corruption(&message) => OpenError::Corrupt(path.to_owned(), message),
-        MigrationError::Failed(_) => OpenError::Migration(path.to_owned(), error.to_string()),
+        other => OpenError::Migration(path.to_owned(), other.to_string()),
     })?;
     Ok(connection)
 }

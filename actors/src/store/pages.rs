@@ -52,7 +52,9 @@ fn state_batch(c: &mut SqliteConnection, tables: &Tables, stream: Stream, range:
     }
     rows.sort_by_key(|row| row.version);
     let fit = fitting(rows.iter().map(|row| row.fields.as_ref().map_or(0, weight)));
-    let through = if fit < rows.len() { rows[fit - 1].version } else { head };
+    // A table that gave as many rows as it may has more: the page speaks for no more than its last row.
+    let is_cut = fit < rows.len() || rows.len() >= PAGE_ROWS_MAX;
+    let through = if is_cut { rows[fit - 1].version } else { head };
     rows.truncate(fit);
     Ok(Batch { stream, after, through, items: Items::State(rows) })
 }

@@ -60,7 +60,7 @@ impl<'a> Bind<'a> {
     }
 }
 
-/// A stream number as SQLite stores it. Numbers beyond 2^63 do not occur: a batch that claims one is refused.
+/// A stream number as `SQLite` stores it. Numbers beyond 2^63 do not occur: a batch that claims one is refused.
 pub(crate) fn to_sql(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -4,7 +4,6 @@
 //! they are read and written by the same code.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 
 use diesel::result::QueryResult;
 use diesel::sqlite::SqliteConnection;
@@ -56,21 +55,17 @@ impl ModelTable {
 
     fn build(model: ModelId, name: &'static str, shared: bool, columns: &'static [Column], unknown: bool) -> Self {
         let bookkeeping: &[&str] = if shared { &["stamps", "alive"] } else { &["owner", "version"] };
-        let mut selected = String::from("id");
-        for column in bookkeeping.iter().copied().chain(columns.iter().map(|c| c.name)).chain(["extra"]) {
-            let _: std::fmt::Result = write!(selected, ", {column}");
-        }
+        let names: Vec<&str> =
+            bookkeeping.iter().copied().chain(columns.iter().map(|c| c.name)).chain(["extra"]).collect();
+        let selected = format!("id, {}", names.join(", "));
         let (which, key, inserted) = if unknown {
             ("model = ? AND ", "model, id", format!("model, {selected}"))
         } else {
             ("", "id", selected.clone())
         };
-        let count = 2 + bookkeeping.len() + columns.len() + usize::from(unknown);
-        let mut updates = String::new();
-        for column in bookkeeping.iter().copied().chain(columns.iter().map(|c| c.name)).chain(["extra"]) {
-            let comma = if updates.is_empty() { "" } else { ", " };
-            let _: std::fmt::Result = write!(updates, "{comma}{column} = excluded.{column}");
-        }
+        let count = 1 + names.len() + usize::from(unknown);
+        let updates: Vec<String> = names.iter().map(|name| format!("{name} = excluded.{name}")).collect();
+        let updates = updates.join(", ");
         // The guards keep another device's row, and a newer version of this one, as they are.
         let guard = if shared {
             String::new()

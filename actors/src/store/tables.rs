@@ -80,3 +80,41 @@ impl Tables {
         Ok(moved)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use starling_schema::model::ColumnKind;
+
+    use super::*;
+    use crate::store::open::open_writer;
+    use crate::store::sql::Cell;
+
+    #[test]
+    fn every_models_columns_are_those_of_its_migrated_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut c = open_writer(&dir.path().join("library.sqlite")).unwrap();
+        for spec in Registry::default().iter() {
+            let rows = Statement::new(&format!("SELECT name, type FROM pragma_table_info('{}')", spec.name));
+            let found: Vec<(Cell, Cell)> =
+                rows.rows(&mut c, &[]).unwrap().into_iter().map(|row| (row.0[0].clone(), row.0[1].clone())).collect();
+            let text = |name: &str, kind: &str| (Cell::Text(name.to_owned()), Cell::Text(kind.to_owned()));
+            let kind = |kind| match kind {
+                ColumnKind::Bool => "BOOLEAN",
+                ColumnKind::Int => "BIGINT",
+                ColumnKind::Real => "DOUBLE",
+                ColumnKind::Text => "TEXT",
+                ColumnKind::Bytes | ColumnKind::Id => "BLOB",
+            };
+            let mut expected = vec![text("id", "BLOB")];
+            if !spec.ownership.is_shared() {
+                expected.extend([text("owner", "BLOB"), text("version", "BIGINT")]);
+            }
+            expected.extend(spec.columns.iter().map(|column| text(column.name, kind(column.kind))));
+            expected.push(text("extra", "BLOB"));
+            if spec.ownership.is_shared() {
+                expected.extend([text("stamps", "BLOB"), text("alive", "BOOLEAN")]);
+            }
+            assert_eq!(found, expected, "{}", spec.name);
+        }
+    }
+}

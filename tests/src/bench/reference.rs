@@ -105,10 +105,13 @@ pub(super) fn update_tags(
         })
     })?;
     let start = now();
+    // SQLite writes nothing for a row that stays the same, so each turn has a value of its own.
+    let mut turn = 0;
     for chunk in turns.chunks(per_transaction) {
         connection.transaction(|c| {
             chunk.iter().try_for_each(|id| {
-                let values = (tag::description.eq("after"), tag::stamps.eq(vec![1_u8; 60]));
+                turn += 1;
+                let values = (tag::description.eq(turn.to_string()), tag::stamps.eq(vec![1_u8; 60]));
                 diesel::update(tag::table.find(*id)).set(values).execute(c).map(|_| ())
             })
         })?;

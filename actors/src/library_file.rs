@@ -1,0 +1,148 @@
+//! The library's file as a whole: founding one, reading what the actors start from, and putting a joined one in place.
+
+use std::path::{Path, PathBuf};
+
+use starling_schema::ids::LibraryId;
+use starling_schema::key::{DeviceKey, DeviceSecret};
+use starling_schema::models::Device;
+use starling_schema::stream::Watermarks;
+
+use crate::address_book::{AddressBook, BOOK_SETTING};
+use crate::identity::Identity;
+use crate::peer::{ChangeLibrary, PeerOptions, StartError, store_error};
+use crate::proto::membership::Membership;
+use crate::proto::pairing::{IssuedTicket, Tickets};
+use crate::store::ledger::{self, Note};
+use crate::store::open::open_writer;
+
+/// The most left libraries that are kept by number; beyond that the last one is replaced.
+const LEFT_MAX: usize = 1_000;
+
+/// What is read from the database before the actors start.
+pub(crate) struct Stored {
+    pub(crate) membership: Membership,
+    pub(crate) tickets: Tickets,
+    pub(crate) book: AddressBook,
+    pub(crate) marks: Watermarks,
+    pub(crate) beacons: Vec<(starling_schema::signed::Signed, u64)>,
+    pub(crate) retries: (Vec<ledger::StoredRetry>, Vec<ledger::StoredLetter>),
+    pub(crate) device_name: Option<String>,
+}
+
+/// Reads what the actors start from; founds a library in a new database.
+pub(crate) fn read_stored(
+    c: &mut diesel::sqlite::SqliteConnection,
+    secret: &DeviceSecret,
+    options: &PeerOptions,
+) -> Result<Stored, StartError> {
+    let statements = ledger::statements(c).map_err(store_error)?;
+    let membership = if statements.is_empty() {
+        let name = options.name.clone().unwrap_or_else(host_name);
+        let (nonce, at_ms) = (options.environment.random_bytes(), options.environment.wall_ms());
+        let title = format!("{name}'s library");
+        let (library, membership) = Membership::found(&title, &name, nonce, at_ms, secret).map_err(store_error)?;
+        found(c, library, &membership)?;
+        membership
+    } else {
+        let library = ledger::setting(c, LIBRARY_SETTING)
+            .map_err(store_error)?
+            .and_then(|bytes| LibraryId::from_slice(&bytes))
+            .ok_or_else(|| store_error("the database does not say which library it holds: it is damaged"))?;
+        let mut membership = Membership::new(library);
+        membership.insert_all(statements);
+        membership
+    };
+    let tickets =
+        ledger::tickets(c).map_err(store_error)?.into_iter().filter_map(|(_, secret, expires_at_ms, used)| {
+            let used_by = used.and_then(|key| key.try_into().ok()).map(DeviceKey);
+            Some(IssuedTicket { secret: secret.try_into().ok()?, expires_at_ms, used_by })
+        });
+    let tickets = Tickets::restore(tickets);
+    let book = ledger::setting(c, BOOK_SETTING).map_err(store_error)?;
+    let own: Option<Device> = crate::records::get(c, secret.device().record()).map_err(store_error)?;
+    Ok(Stored {
+        membership,
+        tickets,
+        book: AddressBook::restore(book.as_deref()),
+        marks: ledger::streams(c).map_err(store_error)?.0,
+        beacons: ledger::beacons(c).map_err(store_error)?,
+        retries: (ledger::retries(c).map_err(store_error)?, ledger::dead_letters(c).map_err(store_error)?),
+        device_name: own.and_then(|device| device.name),
+    })
+}
+
+/// The setting that names the library.
+pub(crate) const LIBRARY_SETTING: &str = "library";
+
+/// Writes a library's identity into an empty database.
+pub(crate) fn found(
+    c: &mut diesel::sqlite::SqliteConnection,
+    library: LibraryId,
+    membership: &Membership,
+) -> Result<(), StartError> {
+    use diesel::Connection;
+    c.transaction(|c| {
+        for statement in membership.statements() {
+            ledger::keep(c, &Note::Statement(statement.clone()))?;
+        }
+        ledger::set_setting(c, LIBRARY_SETTING, library.0.as_bytes())
+    })
+    .map_err(store_error)
+}
+
+pub(crate) fn host_name() -> String {
+    let named =
+        std::fs::read_to_string("/etc/hostname").or_else(|_| std::env::var("HOSTNAME").map_err(std::io::Error::other));
+    named.ok().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "device".to_owned())
+}
+
+/// Builds the joined library's file beside the old one and renames it into place.
+pub(crate) fn swap(identity: &Identity, change: &ChangeLibrary) -> Result<(), StartError> {
+    let (current, fresh) = (identity.database(), identity.data.join("joining.sqlite"));
+    remove_database(&fresh)?;
+    {
+        let mut c = open_writer(&fresh)?;
+        found(&mut c, change.membership.library(), &change.membership)?;
+        let book = AddressBook::of(change.inviter.device(), change.addresses.clone());
+        ledger::keep(&mut c, &book.note()).map_err(store_error)?;
+        crate::store::sql::run(&mut c, "PRAGMA wal_checkpoint(TRUNCATE)").map_err(store_error)?;
+    }
+    if change.keep_old {
+        let kept = identity.data.join(format!("left-{}.sqlite", left_number(identity)));
+        remove_database(&kept)?;
+        for suffix in ["-wal", ""] {
+            let from = beside(&current, suffix);
+            if from.exists() {
+                std::fs::rename(from, beside(&kept, suffix)).map_err(store_error)?;
+            }
+        }
+    }
+    // A write-ahead log must never meet another file than its own; the rename then replaces the old file at once.
+    for suffix in ["-wal", "-shm"] {
+        remove_file(&beside(&current, suffix))?;
+    }
+    std::fs::rename(&fresh, &current).map_err(store_error)
+}
+
+/// How many libraries were left behind before: the next one's number.
+fn left_number(identity: &Identity) -> usize {
+    (1..LEFT_MAX).find(|n| !identity.data.join(format!("left-{n}.sqlite")).exists()).unwrap_or(LEFT_MAX)
+}
+
+/// The path of a file that belongs to a database file.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn remove_database(path: &Path) -> Result<(), StartError> {
+    ["-wal", "-shm", ""].into_iter().try_for_each(|suffix| remove_file(&beside(path, suffix)))
+}
+
+fn remove_file(path: &Path) -> Result<(), StartError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(store_error(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,39 @@
+//! What a cluster promises, each claim a test: real peers under virtual time, all chance from the seed of the test.
+
+#[path = "sim/clock.rs"]
+mod clock;
+#[path = "sim/delivery.rs"]
+mod delivery;
+#[path = "sim/durability.rs"]
+mod durability;
+#[path = "sim/log.rs"]
+mod log;
+#[path = "sim/membership.rs"]
+mod membership;
+#[path = "sim/payloads.rs"]
+mod payloads;
+#[path = "sim/rig.rs"]
+mod rig;
+#[path = "sim/shared.rs"]
+mod shared;
+#[path = "sim/state.rs"]
+mod state;
+#[path = "sim/whole.rs"]
+mod whole;
+
+use std::time::Duration;
+
+use proptest::prelude::ProptestConfig;
+
+/// Within this, devices on a healthy network are equal and know it.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Within this, devices are equal after links died and came back, or a lot had to be pulled.
+const LATER: Duration = Duration::from_mins(3);
+
+/// So many cases of a property, or as many as `SIM_CASES` in the environment says. A failed case is named by its seed,
+/// and a smaller seed is no simpler case.
+fn cases(cases: u32) -> ProptestConfig {
+    let cases = std::env::var("SIM_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(cases);
+    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 0, ..ProptestConfig::default() }
+}

@@ -1,0 +1,124 @@
+//! Durability: what was acknowledged outlives a crash at any moment, and no number stands for two changes.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use starling_schema::models::{Entry, Tag};
+use starling_tests::check;
+use starling_tests::sim::Cluster;
+
+use crate::{LATER, SOON};
+
+#[test]
+fn an_acknowledged_commit_survives_a_crash() {
+    Cluster::run(601, async |cluster| {
+        let a = cluster.device("a").await;
+        for round in 0..20 {
+            let tag = a.add_tag(&round.to_string()).await;
+            let location = a.add_location(&round.to_string()).await;
+            let files = a.add_entries(location, None, 3).await;
+            a.kill().await;
+            a.start().await;
+            assert_eq!(a.tag_name(tag).await.unwrap(), round.to_string());
+            assert_eq!(a.path_of(files[2]).await.unwrap(), format!("{round}/file 2"));
+        }
+        check::intact(&a).await;
+    });
+}
+
+#[test]
+fn a_crash_leaves_both_the_rows_and_their_log_entries_or_neither() {
+    Cluster::run(602, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        cluster.until_pruned(LATER).await;
+        cluster.unplug(&b).await;
+        for round in 1..=20 {
+            let commit = a.add_tags(100);
+            let crash = async {
+                // A commit takes no virtual time: yield in the midst of its steps instead.
+                for _ in 0..round * 3 {
+                    tokio::task::yield_now().await;
+                }
+                a.copy()
+            };
+            let (_, copy) = futures::join!(commit, crash);
+            a.die_to(&copy).await;
+            a.start().await;
+            let head = a.peer().heads().await.unwrap().shared_head;
+            assert_eq!((a.count::<Tag>().await, a.status().await.log.entries), (head, head));
+            assert_eq!(head % 100, 0);
+        }
+        cluster.heal().await;
+        cluster.settle(LATER).await;
+    });
+}
+
+proptest! {
+    #![proptest_config(crate::cases(12))]
+
+    #[test]
+    fn devices_that_crash_at_any_moment_of_a_sync_end_equal(seed in 0_u64..1_000_000, moments_ms in [0_u64..60, 0..600, 0..3_000]) {
+        Cluster::run(seed, async |cluster| {
+            let [a, b] = cluster.library(["a", "b"]).await;
+            for moment_ms in moments_ms {
+                let location = a.add_location("photos").await;
+                a.add_entries(location, None, 500).await;
+                b.add_tags(200).await;
+                a.add_tags(20).await;
+                cluster.pass(Duration::from_millis(moment_ms)).await;
+                for node in [&a, &b] {
+                    node.kill().await;
+                    node.start().await;
+                    check::intact(node).await;
+                }
+            }
+            cluster.settle(LATER).await;
+            assert_eq!((b.count::<Entry>().await, a.count::<Tag>().await), (1_503, 660));
+        });
+    }
+}
+
+#[test]
+fn a_database_restored_from_an_older_copy_takes_its_own_lost_changes_back() {
+    Cluster::run(603, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        a.add_tags(10).await;
+        cluster.settle(SOON).await;
+        let old = a.copy();
+        let lost = a.add_tag("lost").await;
+        let location = a.add_location("lost").await;
+        let files = a.add_entries(location, None, 20).await;
+        cluster.settle(SOON).await;
+        a.stop().await;
+        a.restore_database(&old);
+        a.start().await;
+        cluster.settle(LATER).await;
+        assert_eq!(a.tag_name(lost).await.unwrap(), "lost");
+        assert_eq!(a.path_of(files[19]).await.unwrap(), "lost/file 19");
+        let new = a.add_tag("new").await;
+        cluster.settle(LATER).await;
+        assert_eq!(b.tag_name(new).await.unwrap(), "new");
+    });
+}
+
+#[test]
+fn a_restored_database_that_writes_before_it_meets_anybody_reuses_no_number() {
+    Cluster::run(604, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        let old = a.copy();
+        let lost = a.add_tags(5).await;
+        cluster.settle(SOON).await;
+        a.stop().await;
+        a.restore_database(&old);
+        cluster.unplug(&a).await;
+        a.start().await;
+        let new = a.add_tags(5).await;
+        let location = a.add_location("new").await;
+        cluster.heal().await;
+        cluster.settle(LATER).await;
+        for tag in lost.iter().chain(&new) {
+            assert!(a.get::<Tag>(*tag).await.is_some() && b.get::<Tag>(*tag).await.is_some());
+        }
+        assert_eq!(b.owner::<starling_schema::models::Location>(location).await, Some(a.id()));
+    });
+}

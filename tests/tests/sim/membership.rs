@@ -1,0 +1,252 @@
+//! Membership: who gets in, and what those who are not in get.
+
+use std::time::Duration;
+
+use starling::JoinError;
+use starling::network::NetworkError;
+use starling_schema::models::{Location, Tag};
+use starling_schema::signed::{Beacon, Signed, Statement, StatementBody};
+use starling_schema::stream::{Stream, Watermarks};
+use starling_schema::wire::{Heartbeat, JoinRefusal, RefusalKind, SyncPayload};
+use starling_tests::check;
+use starling_tests::sim::{Cluster, FakeMember};
+
+use crate::{LATER, SOON};
+
+const HOUR: Duration = Duration::from_hours(1);
+
+#[test]
+fn a_ticket_admits_one_device_once() {
+    Cluster::run(701, async |cluster| {
+        let [a, b, c] = [cluster.device("a").await, cluster.device("b").await, cluster.device("c").await];
+        let ticket = a.ticket(HOUR).await;
+        assert_eq!(b.join_with(&ticket).await, Ok(()));
+        let alone = c.peer().library();
+        assert!(matches!(c.join_with(&ticket).await, Err(JoinError::Unreachable(_))));
+        // Only while another ticket is open may a stranger connect to hear why.
+        a.ticket(HOUR).await;
+        assert_eq!(c.join_with(&ticket).await, Err(JoinError::Refused(JoinRefusal::Used.to_string())));
+        assert_eq!((c.peer().library(), c.peer().members().await.unwrap().len()), (alone, 1));
+        cluster.pass(SOON).await;
+        for node in [&a, &b] {
+            let names: Vec<_> = node.peer().members().await.unwrap().into_iter().map(|member| member.name).collect();
+            assert_eq!(names.len(), 2, "{names:?}");
+        }
+    });
+}
+
+#[test]
+fn two_devices_that_show_one_ticket_at_once_get_in_once() {
+    Cluster::run(702, async |cluster| {
+        let [a, b, c] = [cluster.device("a").await, cluster.device("b").await, cluster.device("c").await];
+        let ticket = a.ticket(HOUR).await;
+        let (one, two) = futures::join!(b.join_with(&ticket), c.join_with(&ticket));
+        assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
+        assert_eq!(a.peer().members().await.unwrap().len(), 2);
+    });
+}
+
+#[test]
+fn a_ticket_is_refused_after_its_expiry() {
+    Cluster::run(703, async |cluster| {
+        let [a, b] = [cluster.device("a").await, cluster.device("b").await];
+        let ticket = a.ticket(Duration::from_secs(60)).await;
+        cluster.pass(Duration::from_secs(61)).await;
+        assert!(matches!(b.join_with(&ticket).await, Err(JoinError::Refused(_))));
+        assert_eq!(a.peer().members().await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn an_altered_ticket_is_refused_before_anybody_is_asked() {
+    Cluster::run(704, async |cluster| {
+        let [a, b] = [cluster.device("a").await, cluster.device("b").await];
+        let ticket = a.ticket(HOUR).await;
+        for at in [9, ticket.len() / 2, ticket.len() - 1] {
+            let mut altered: Vec<char> = ticket.chars().collect();
+            altered[at] = if altered[at] == 'a' { 'b' } else { 'a' };
+            let altered: String = altered.into_iter().collect();
+            assert!(matches!(b.join_with(&altered).await, Err(JoinError::Ticket(_))));
+        }
+        assert!(b.join_with(&ticket[..ticket.len() - 2]).await.is_err());
+        assert_eq!(cluster.report().await.tally(b.number()).requests.len(), 0);
+        assert_eq!(b.join_with(&ticket).await, Ok(()));
+    });
+}
+
+#[test]
+fn a_ticket_survives_a_restart_of_its_inviter() {
+    Cluster::run(705, async |cluster| {
+        let [a, b] = [cluster.device("a").await, cluster.device("b").await];
+        let ticket = a.ticket(HOUR).await;
+        cluster.pass(SOON).await;
+        a.kill().await;
+        a.start().await;
+        assert_eq!(b.join_with(&ticket).await, Ok(()));
+        cluster.settle(SOON).await;
+    });
+}
+
+#[test]
+fn a_joiner_whose_admission_was_lost_on_the_way_gets_the_same_answer_again() {
+    Cluster::run(706, async |cluster| {
+        let [a, b] = [cluster.device("a").await, cluster.device("b").await];
+        let ticket = a.ticket(HOUR).await;
+        let join = b.join_with(&ticket);
+        let lose = async {
+            while cluster.report().await.connections.is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            cluster.cut(&a, &b).await;
+            cluster.pass(Duration::from_secs(5)).await;
+            cluster.heal().await;
+        };
+        let (joined, ()) = futures::join!(join, lose);
+        assert_eq!(joined, Ok(()));
+        cluster.settle(LATER).await;
+        assert_eq!(a.peer().members().await.unwrap().len(), 2);
+    });
+}
+
+#[test]
+fn a_stranger_gets_no_byte_while_no_ticket_is_open() {
+    Cluster::run(707, async |cluster| {
+        let [a, _b] = cluster.library(["a", "b"]).await;
+        cluster.pass(Duration::from_mins(11)).await;
+        let key = a.key();
+        let stranger = FakeMember::stranger(cluster, a.peer().library(), 9).await;
+        let refused = stranger.dial(a.number(), key).await;
+        assert_eq!(refused, Err(NetworkError::Failed("the connection was refused".to_owned())));
+        a.add_tag("secret").await;
+        cluster.pass(LATER).await;
+        assert_eq!((stranger.heard().bytes, stranger.heard().connected), (0, 0));
+    });
+}
+
+#[test]
+fn a_stranger_gets_nothing_but_refusals_while_a_ticket_is_open() {
+    Cluster::run(708, async |cluster| {
+        let [a, _b] = cluster.library(["a", "b"]).await;
+        a.ticket(HOUR).await;
+        let key = a.key();
+        let stranger = FakeMember::stranger(cluster, a.peer().library(), 9).await;
+        stranger.dial(a.number(), key).await.unwrap();
+        let answer = stranger.ask_refused(key, SyncPayload::Hello(stranger.hello())).await;
+        assert_eq!(answer, RefusalKind::NotAMember);
+        a.add_tag("secret").await;
+        cluster.pass(SOON).await;
+        assert_eq!((stranger.heard().bytes, stranger.heard().connected), (0, 1));
+    });
+}
+
+#[test]
+fn a_member_of_another_library_cannot_connect() {
+    Cluster::run(709, async |cluster| {
+        let [a, _b] = cluster.library(["a", "b"]).await;
+        let other = cluster.device("other").await;
+        other.add_tag("theirs").await;
+        a.add_tag("ours").await;
+        cluster.pass(Duration::from_mins(15)).await;
+        assert_eq!(cluster.report().await.connections, [(0, 1)].into());
+        assert_eq!((other.count::<Tag>().await, a.count::<Tag>().await), (1, 1));
+    });
+}
+
+#[test]
+fn a_forged_beacon_does_not_get_anything_pruned() {
+    Cluster::run(710, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        let (fake, key) = FakeMember::join(cluster, &a, 1).await;
+        cluster.unplug(&b).await;
+        a.add_tags(3).await;
+        let library = a.peer().library();
+        let durable = Watermarks::from_iter([(Stream::shared(a.id()), 1_000)]);
+        let beacon = Beacon { library, author: fake.key(), number: u64::MAX, durable };
+        let own = Signed::new(&beacon, &fake.secret()).unwrap();
+        // The same words in b's name, with a signature that is not b's.
+        let in_bs_name = Beacon { author: b.key(), ..beacon };
+        let bytes = starling_schema::codec::encode(&in_bs_name, 1 << 16).unwrap();
+        let forged = Signed { bytes, signature: own.signature };
+        let heartbeat = Heartbeat { beacons: vec![own, forged], membership: [0; 32] };
+        assert_eq!(fake.ask(&a, key, SyncPayload::Heartbeat(heartbeat)).await, SyncPayload::Done);
+        cluster.pass(LATER).await;
+        assert_eq!(a.status().await.log.entries, 3);
+    });
+}
+
+#[test]
+fn a_forged_membership_statement_changes_nothing_on_any_path() {
+    Cluster::run(711, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        let (fake, key) = FakeMember::join(cluster, &a, 1).await;
+        let stranger = FakeMember::stranger(cluster, a.peer().library(), 9).await;
+        let body = StatementBody::Admit { key: stranger.key(), name: "stranger".to_owned() };
+        let library = a.peer().library();
+        let forged = Statement { library, author: stranger.key(), at_ms: 0, seen: Vec::new(), body };
+        let by_stranger = Signed::new(&forged, &stranger.secret()).unwrap();
+        let bytes = starling_schema::codec::encode(&Statement { author: b.key(), ..forged }, 1 << 16).unwrap();
+        let in_bs_name = Signed { bytes, signature: by_stranger.signature };
+        let mut hello = fake.hello();
+        hello.statements.extend([by_stranger, in_bs_name]);
+        fake.ask(&a, key, SyncPayload::Hello(hello)).await;
+        cluster.pass(LATER).await;
+        for node in [&a, &b] {
+            assert_eq!(node.peer().members().await.unwrap().len(), 3);
+        }
+    });
+}
+
+#[test]
+fn a_broadcast_in_anothers_name_is_refused() {
+    Cluster::run(712, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        let (fake, _) = FakeMember::join(cluster, &a, 1).await;
+        let location = a.new_id();
+        let row = starling_schema::change::StateRow {
+            version: 1_000,
+            model: Location::MODEL,
+            record: location,
+            fields: Some(starling_schema::value::Fields::new().with(Location::NAME, "forged")),
+        };
+        let change = starling_schema::wire::StateChange { owner: b.id(), after: 1, row };
+        let mut envelope = fake.envelope(SyncPayload::StateChange(change));
+        fake.publish_bytes(envelope.encode(1 << 16).unwrap()).await;
+        envelope.device = b.id();
+        fake.publish_bytes(envelope.encode(1 << 16).unwrap()).await;
+        cluster.pass(SOON).await;
+        assert_eq!((a.get::<Location>(location).await, b.get::<Location>(location).await), (None, None));
+        check::assert_equal(&[&a, &b]).await;
+    });
+}
+
+#[test]
+fn members_that_are_admitted_on_two_sides_of_a_partition_are_members_everywhere() {
+    Cluster::run(713, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        let [c, d] = [cluster.device("c").await, cluster.device("d").await];
+        cluster.partition(&[&[&a, &c], &[&b, &d]]).await;
+        c.join(&a).await;
+        d.join(&b).await;
+        cluster.pass(SOON).await;
+        cluster.heal().await;
+        cluster.settle(LATER).await;
+        for node in [&a, &b, &c, &d] {
+            assert_eq!(node.peer().members().await.unwrap().len(), 4);
+        }
+        assert_eq!(cluster.report().await.connections.len(), 6);
+    });
+}
+
+#[test]
+fn a_device_with_data_of_its_own_does_not_join_by_accident() {
+    Cluster::run(714, async |cluster| {
+        let [a, b] = [cluster.device("a").await, cluster.device("b").await];
+        let tag = b.add_tag("mine").await;
+        let ticket = a.ticket(HOUR).await;
+        assert_eq!(b.join_with(&ticket).await, Err(JoinError::NotEmpty));
+        assert_eq!(b.tag_name(tag).await.unwrap(), "mine");
+        b.peer().join(&ticket, true).await.unwrap();
+        cluster.settle(LATER).await;
+        assert_eq!(a.tag_name(tag).await.unwrap(), "mine");
+    });
+}
