@@ -34,14 +34,14 @@ fn clock(c: &mut Criterion) {
 /// A record with eight fields, each written by `writer`.
 fn record(writer: u128, at_ms: u64) -> SharedRecord {
     let fields = (1..=8).fold(Fields::new(), |fields, no| fields.with(no, i64::from(no)));
-    merge::set(&SharedRecord::default(), fields).map_or_else(SharedRecord::default, |op| {
-        op.into_delta(Hlc::at(at_ms, device(writer)))
-    })
+    merge::set(&SharedRecord::default(), fields)
+        .map_or_else(SharedRecord::default, |op| op.into_delta(Hlc::at(at_ms, device(writer))))
 }
 
 fn join(c: &mut Criterion) {
     let base = record(1, WALL_MS);
-    let edit = merge::set(&base, Fields::new().with(3, 33_i64)).map(|op| op.into_delta(Hlc::at(WALL_MS + 1, device(2))));
+    let edit =
+        merge::set(&base, Fields::new().with(3, 33_i64)).map(|op| op.into_delta(Hlc::at(WALL_MS + 1, device(2))));
     let edit = edit.unwrap_or_default();
     let join_into = |base: &SharedRecord, delta: &SharedRecord| {
         let pair = (base.clone(), delta.clone());
@@ -52,7 +52,11 @@ fn join(c: &mut Criterion) {
     });
     let other = record(3, WALL_MS + 2);
     c.bench_function("merge eight concurrent fields", |b| {
-        b.iter_batched(join_into(&base, &other), |(mut base, other)| merge::join(&mut base, other), BatchSize::SmallInput);
+        b.iter_batched(
+            join_into(&base, &other),
+            |(mut base, other)| merge::join(&mut base, other),
+            BatchSize::SmallInput,
+        );
     });
 }
 

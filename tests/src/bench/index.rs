@@ -19,6 +19,9 @@ use super::stopwatch::{now, seconds_since};
 /// Files of one directory, directories of one above them.
 const FANOUT: usize = 100;
 
+/// Files have fewer bytes than this.
+const SIZES: u64 = 8_192;
+
 /// How long a command may take.
 const COMMAND_WITHIN: Duration = Duration::from_secs(300);
 
@@ -72,11 +75,13 @@ fn starling(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
 
 fn make_files(folder: &Path, count: usize) -> anyhow::Result<()> {
     for index in 0..count {
-        let directory = folder.join(format!("{:03}", index / FANOUT / FANOUT)).join(format!("{:02}", index / FANOUT % FANOUT));
+        let directory =
+            folder.join(format!("{:03}", index / FANOUT / FANOUT)).join(format!("{:02}", index / FANOUT % FANOUT));
         if index % FANOUT == 0 {
             std::fs::create_dir_all(&directory)?;
         }
-        std::fs::write(directory.join(format!("file_{index:07}.txt")), index.to_string())?;
+        // A size without blocks: writing bytes takes some file systems a minute for 100,000 files.
+        std::fs::File::create(directory.join(format!("file_{index:07}.txt")))?.set_len(index as u64 % SIZES)?;
     }
     Ok(())
 }
@@ -89,7 +94,9 @@ async fn up(program: &Path, data: &Path) -> anyhow::Result<Child> {
     let mut child = command.spawn().context("the peer cannot be started")?;
     let mut out = BufReader::new(child.stdout.take().context("no output")?);
     let mut line = String::new();
-    tokio::time::timeout(COMMAND_WITHIN, out.read_line(&mut line)).await.context("the peer was not ready in time")??;
+    tokio::time::timeout(COMMAND_WITHIN, out.read_line(&mut line))
+        .await
+        .context("the peer was not ready in time")??;
     let ready: Json = serde_json::from_str(&line).with_context(|| format!("the peer said {line:?}"))?;
     ensure!(ready["ready"] == true, "the peer said {line:?}");
     // Its further output has nowhere to go, as when a pipe's reader ends.
@@ -101,7 +108,8 @@ async fn up(program: &Path, data: &Path) -> anyhow::Result<Child> {
 async fn command(program: &Path, data: &Path, words: &[&str]) -> anyhow::Result<Json> {
     let mut command = Command::new(program);
     command.arg("--data").arg(data).arg("--json").args(words).stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(COMMAND_WITHIN, command.output()).await.with_context(|| format!("{words:?}"))??;
+    let output =
+        tokio::time::timeout(COMMAND_WITHIN, command.output()).await.with_context(|| format!("{words:?}"))??;
     ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout)?;
     Ok(serde_json::from_str(&text).or_else(|_| serde_json::from_str(text.lines().last().unwrap_or_default()))?)

@@ -137,6 +137,10 @@ pub fn run(arguments: &Arguments, json: bool) -> anyhow::Result<()> {
         all.push(measured);
     }
     let report = Report::median(bench.name, rows, all).context("no run")?;
-    if json { writeln!(out, "{}", report.json())? } else { write!(out, "{report}")? }
+    if json {
+        writeln!(out, "{}", report.json())?
+    } else {
+        write!(out, "{report}")?
+    }
     Ok(())
 }

@@ -100,7 +100,8 @@ pub(super) fn update_tags(
     let mut connection = database(&place.join("reference.sqlite"), "FULL")?;
     connection.transaction(|c| {
         ids.iter().try_for_each(|id| {
-            let values = (tag::id.eq(*id), tag::description.eq("before"), tag::stamps.eq(vec![0_u8; 60]), tag::alive.eq(true));
+            let values =
+                (tag::id.eq(*id), tag::description.eq("before"), tag::stamps.eq(vec![0_u8; 60]), tag::alive.eq(true));
             diesel::insert_into(tag::table).values(values).execute(c).map(|_| ())
         })
     })?;

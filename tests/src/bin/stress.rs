@@ -39,7 +39,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if cli.json => {
-            let error = serde_json::json!({ "error": { "kind": "failed", "message": format!("{error:#}"), "hint": null } });
+            let error =
+                serde_json::json!({ "error": { "kind": "failed", "message": format!("{error:#}"), "hint": null } });
             eprintln!("{error}");
             ExitCode::FAILURE
         }
