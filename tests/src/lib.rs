@@ -1,4 +1,5 @@
-//! The multi-node harness: whole clusters on one thread under virtual time, from a seed, and what must hold of them.
+//! The multi-node harness: whole clusters on one thread under virtual time, from a seed, and what must hold of them;
+//! and benchmarks of whole peers.
 //!
 //! A test says what happens in a [`sim::Cluster`]; the checks in [`check`] say what must be true afterwards.
 
@@ -9,6 +10,7 @@
     reason = "a harness fails a test by panicking, and says what was expected"
 )]
 
+pub mod bench;
 pub mod check;
 pub mod process;
 pub mod sim;

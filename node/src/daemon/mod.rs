@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use starling::environment::Environment;
+use starling::proto::pairing::Ticket;
 use starling::{JoinError, NetworkChoice, PeerHandle, PeerOptions, Registry};
 
 use self::control::Control;
@@ -56,6 +57,10 @@ pub(crate) fn run(up: Up, data: DataDirectory, output: Output) -> Result<(), Cli
 async fn live(up: Up, data: DataDirectory, output: Output) -> Result<(), CliError> {
     let paths = folders(&up.paths)?;
     let page_address = page::address(&up.http)?;
+    if let Some(ticket) = &up.join {
+        // Said to be wrong before anything is made.
+        ticket.trim().parse::<Ticket>().map_err(|error| JoinError::Ticket(error.to_string()))?;
+    }
     let mut signals = Signals::new()?;
     let peer = signals.unless_told(PeerHandle::start(options(&up, &data))).await??;
     let started = start(&up, &data, page_address, &peer, &mut signals).await;

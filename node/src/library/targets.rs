@@ -192,25 +192,51 @@ impl LocationRoot {
     }
 }
 
-/// The entry at an absolute path of this device, or the sentence that says why there is none.
+/// The entry at an absolute path: of this device if one of its folders holds the path, of any other device else. Or the
+/// sentence that says why there is none.
 fn entry_at(
     c: &mut SqliteConnection,
     here: DeviceId,
     path: &[u8],
 ) -> Result<Result<RecordId, CliError>, diesel::result::Error> {
     let path = Path::new(OsStr::from_bytes(path));
-    let locations: Vec<LocationRoot> =
-        diesel::sql_query("SELECT id, root, path, raw_path FROM location WHERE owner = ? ORDER BY id")
-            .bind::<Binary, _>(here)
-            .load(c)?;
-    let nearest = locations
+    let ours = "SELECT id, root, path, raw_path FROM location WHERE owner = ? ORDER BY id";
+    let theirs = "SELECT id, root, path, raw_path FROM location WHERE owner <> ? ORDER BY id";
+    let ours: Vec<LocationRoot> = diesel::sql_query(ours).bind::<Binary, _>(here).load(c)?;
+    if let Some((rest, root)) = nearest(&ours, path) {
+        return Ok(below(c, root, rest)?.ok_or_else(|| {
+            CliError::new(ErrorKind::NotFound, format!("{} is not in the library", path.display()))
+                .hint("if it is new, look for changes with `starling rescan`")
+        }));
+    }
+    let theirs: Vec<LocationRoot> = diesel::sql_query(theirs).bind::<Binary, _>(here).load(c)?;
+    let mut found = Vec::new();
+    for location in &theirs {
+        if let Some((rest, root)) = nearest(std::slice::from_ref(location), path) {
+            found.extend(below(c, root, rest)?);
+        }
+    }
+    Ok(match found[..] {
+        [one] => Ok(one),
+        [] => Err(CliError::new(ErrorKind::NotFound, format!("{} lies in no indexed folder", path.display()))
+            .hint("index it with `starling add`, or search for it with `starling find`")),
+        _ => {
+            let path = path.display().to_string();
+            Err(ambiguous("entry", &path, found.iter().map(|id| (*id, path.as_str()))))
+        }
+    })
+}
+
+/// The innermost location that holds a path: what of the path lies below it, and its root.
+fn nearest<'a>(locations: &[LocationRoot], path: &'a Path) -> Option<(&'a Path, RecordId)> {
+    locations
         .iter()
         .filter_map(|location| Some((location.rest(path)?, location.root?)))
-        .min_by_key(|(rest, _)| rest.components().count());
-    let Some((rest, root)) = nearest else {
-        let message = format!("{} lies in no indexed folder of this device", path.display());
-        return Ok(Err(CliError::new(ErrorKind::NotFound, message).hint("index it with `starling add`")));
-    };
+        .min_by_key(|(rest, _)| rest.components().count())
+}
+
+/// The entry that a relative path leads to from a root.
+fn below(c: &mut SqliteConnection, root: RecordId, rest: &Path) -> Result<Option<RecordId>, diesel::result::Error> {
     let mut at = root;
     for name in rest.components() {
         let name = name.as_os_str();
@@ -222,14 +248,10 @@ fn entry_at(
         .bind::<Binary, _>(name.as_bytes())
         .get_result(c)
         .optional()?;
-        let Some(child) = child else {
-            let message = format!("{} is not in the library", path.display());
-            return Ok(Err(CliError::new(ErrorKind::NotFound, message)
-                .hint("if it is new, look for changes with `starling rescan`")));
-        };
+        let Some(child) = child else { return Ok(None) };
         at = child.id;
     }
-    Ok(Ok(at))
+    Ok(Some(at))
 }
 
 /// The indexed folder of that path on this device, or else of that name or id.

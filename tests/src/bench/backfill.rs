@@ -1,0 +1,58 @@
+//! A fresh device in a process of its own joins one that holds N entries: how long until it holds them all.
+
+use serde_json::json;
+use starling_schema::ids::DeviceId;
+
+use super::Options;
+use super::peer_process::{Filled, Invited, Order, PeerProcess, Received};
+use super::report::{Measured, per_second, rounded};
+use super::{reference, rows};
+
+/// Rows a second that must be reached on two cores.
+const ROWS_PER_SECOND_MIN: f64 = 50_000.0;
+
+/// The most memory that the receiver may take.
+const RECEIVER_MIB_MAX: f64 = 200.0;
+
+pub(super) async fn run(options: Options) -> anyhow::Result<Measured> {
+    let (count, place) = (options.rows, tempfile::tempdir()?);
+    let mut sender = PeerProcess::start(&place.path().join("sender"), "sender").await?;
+    let filled: Filled = sender.ask(&Order::Fill { rows: count }).await?;
+    let Invited { ticket } = sender.ask(&Order::Invite).await?;
+    let mut receiver = PeerProcess::start(&place.path().join("receiver"), "receiver").await?;
+    let received: Received = receiver.ask(&Order::Receive { ticket, rows: count }).await?;
+    let (sender_mib, receiver_mib) = (sender.peak_rss_mib()?, receiver.peak_rss_mib()?);
+    receiver.end().await?;
+    sender.end().await?;
+    let reference_seconds = insert_the_same(count, place.path())?;
+    let rate = per_second(count, received.all_rows);
+    #[expect(clippy::cast_precision_loss, reason = "counts of rows and their bytes are far below 2^52")]
+    let wire_bytes_per_row = received.bytes_in as f64 / count as f64;
+    Ok(Measured {
+        seconds: received.all_rows,
+        reference_seconds,
+        rss_mib: Some(receiver_mib),
+        wire_bytes_per_row: Some(wire_bytes_per_row),
+        target: (
+            "50,000 rows/s, receiver under 200 MiB",
+            rate >= ROWS_PER_SECOND_MIN && receiver_mib < RECEIVER_MIB_MAX,
+        ),
+        extra: vec![
+            ("rows_per_second", json!(rate)),
+            ("sender_rss_mib", json!(rounded(sender_mib))),
+            ("fill_seconds", json!(rounded(filled.seconds))),
+            ("join_seconds", json!(rounded(received.join))),
+            ("connected_seconds", json!(rounded(received.connected))),
+            ("first_row_seconds", json!(rounded(received.first_row))),
+            ("first_to_last_row_seconds", json!(rounded(received.all_rows - received.first_row))),
+        ],
+    })
+}
+
+/// The raw insert of the rows that were sent.
+fn insert_the_same(count: usize, place: &std::path::Path) -> anyhow::Result<f64> {
+    let ids = starling::environment::Environment::system().new_ids(count);
+    let owner = DeviceId(ids[0].0);
+    let rows: Vec<_> = ids.into_iter().enumerate().map(|(index, id)| rows::entry(index, id)).collect();
+    reference::insert_entries(place, owner, &rows)
+}

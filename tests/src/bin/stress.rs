@@ -1,0 +1,52 @@
+//! The binary `stress`: puts peers under load from the command line.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use starling_tests::bench;
+
+/// Puts Starling under load and measures it.
+#[derive(Debug, Parser)]
+#[command(name = "stress", version, arg_required_else_help = true)]
+struct Cli {
+    /// Print JSON; the last line is the result
+    #[arg(long, global = true)]
+    json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one benchmark with its reference beside it
+    Bench(bench::Arguments),
+    /// A peer that a benchmark drives through its standard input
+    #[command(hide = true)]
+    BenchPeer(bench::PeerArguments),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    let done = match cli.command {
+        Command::Bench(arguments) => bench::run(&arguments, cli.json),
+        Command::BenchPeer(arguments) => bench::serve_peer(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if cli.json => {
+            let error =
+                serde_json::json!({ "error": { "kind": "failed", "message": format!("{error:#}"), "hint": null } });
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("stress: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
