@@ -169,10 +169,7 @@ mod tests {
                 } else {
                     let remote = Hlc { time, device: device(2) };
                     let before = clock.last();
-                    match clock.observe(remote, wall_ms) {
-                        Ok(()) => above = above.max(remote),
-                        Err(_) => prop_assert_eq!(clock.last(), before),
-                    }
+                    if let Ok(()) = clock.observe(remote, wall_ms) { above = above.max(remote) } else { prop_assert_eq!(clock.last(), before) }
                 }
             }
         }

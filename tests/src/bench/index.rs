@@ -23,7 +23,7 @@ const FANOUT: usize = 100;
 const SIZES: u64 = 8_192;
 
 /// How long a command may take.
-const COMMAND_WITHIN: Duration = Duration::from_secs(300);
+const COMMAND_WITHIN: Duration = Duration::from_mins(5);
 
 /// The longest that 100,000 files may take; other numbers have their share.
 const SECONDS_MAX_OF_100K: f64 = 20.0;

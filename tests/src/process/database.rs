@@ -60,7 +60,7 @@ impl Database {
         self.rows(&format!("entry WHERE kind = {} AND content_hash IS NULL", EntryKind::File.code()))
     }
 
-    /// What SQLite finds wrong with it: `ok` when that is nothing.
+    /// What `SQLite` finds wrong with it: `ok` when that is nothing.
     ///
     /// # Panics
     /// When the check cannot be made.

@@ -220,7 +220,7 @@ impl Device {
     /// When it runs not, or takes longer than promised.
     pub fn interrupt(&mut self) -> (ExitStatus, Duration) {
         let mut process = self.process.take().expect("the peer runs");
-        let told = Instant::now();
+        let told = crate::process::patience::now();
         process.signal(Signal::INT);
         let status = process.end_within(END_WITHIN).expect("the peer ends in time");
         (status, told.elapsed())
@@ -289,7 +289,7 @@ impl Running {
         for variable in ["STARLING_DATA", "STARLING_LOG", "NO_COLOR"] {
             command.env_remove(variable);
         }
-        let started = Instant::now();
+        let started = crate::process::patience::now();
         let child = command.spawn().expect("starling can be started");
         Self { child, started, stdout, stderr, _place: place.clone() }
     }

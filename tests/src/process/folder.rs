@@ -30,7 +30,7 @@ impl Folder {
         let mut directory = path.to_owned();
         for number in 0..files {
             if number % FILES_PER_DIRECTORY == 0 {
-                directory = path.to_owned();
+                path.clone_into(&mut directory);
                 for level in 0..(number / FILES_PER_DIRECTORY) % DEPTH_MAX {
                     directory.push(format!("level {level} of {}", number / FILES_PER_DIRECTORY));
                 }

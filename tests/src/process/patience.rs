@@ -2,6 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+/// Real time: processes are not simulated.
+#[expect(clippy::disallowed_methods, reason = "real processes live in real time")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
 /// How long anything may take that must happen: far above what it takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -18,7 +24,7 @@ pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
 
 /// Looks until there is something, or the time is over.
 pub(crate) fn within<T>(time: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let started = Instant::now();
+    let started = now();
     loop {
         if let Some(seen) = look() {
             return Some(seen);

@@ -1,5 +1,14 @@
 //! Claims about real `starling` processes on loopback.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::similar_names,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and processes live in real time"
+)]
+
 mod bad_input;
 mod conflicts;
 mod contract;

@@ -5,7 +5,7 @@ use starling_tests::process::{Device, Folder, Place, agree, entry_id, eventually
 fn pair(place: &Place, folder: &Folder) -> (Device, Device) {
     let (mut a, mut b) = (place.device("A"), place.device("B"));
     a.up();
-    index(&a, &folder);
+    index(&a, folder);
     join(&a, &mut b);
     agree(&[&a, &b]);
     (a, b)

@@ -103,7 +103,7 @@ fn what_a_late_invitee_says_is_void_as_well() {
     let removal = remove(&three, 1, 2);
     let late = with(&three, &[admit(&three, 2, 4)]);
     let puppet = remove(&late, 4, 3);
-    assert_eq!(members(&with(&late, &[puppet.clone()])), [1, 2, 4]);
+    assert_eq!(members(&with(&late, std::slice::from_ref(&puppet))), [1, 2, 4]);
     assert_eq!(members(&with(&late, &[puppet, removal])), [1, 3]);
 }
 

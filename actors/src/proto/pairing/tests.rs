@@ -80,7 +80,7 @@ fn a_ticket_cut_off_anywhere_is_refused() {
 #[test]
 fn neither_tickets_nor_what_is_kept_of_them_show_the_secret_in_a_log() {
     let (tickets, _) = issued();
-    let secret = format!("{:?}", SECRET);
+    let secret = format!("{SECRET:?}");
     assert!(!format!("{:?}{tickets:?}", ticket()).contains(secret.trim_matches(['[', ']'])));
 }
 
