@@ -14,7 +14,7 @@ use starling_schema::stream::Stream;
 use super::stopwatch::Deadline;
 
 /// How long a ticket is good for: the benchmark is over by then.
-const TICKET: Duration = Duration::from_secs(600);
+const TICKET: Duration = Duration::from_mins(10);
 
 /// How often a state that nobody reports is looked at.
 pub(super) const POLL: Duration = Duration::from_millis(2);

@@ -138,9 +138,9 @@ pub fn run(arguments: &Arguments, json: bool) -> anyhow::Result<()> {
     }
     let report = Report::median(bench.name, rows, all).context("no run")?;
     if json {
-        writeln!(out, "{}", report.json())?
+        writeln!(out, "{}", report.json())?;
     } else {
-        write!(out, "{report}")?
+        write!(out, "{report}")?;
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ const ROWS_PER_COMMIT: usize = 4_000;
 const ORDERS_MAX: usize = 4;
 
 /// How long anything that a process is asked may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(300);
+const ANSWER_WITHIN: Duration = Duration::from_mins(5);
 
 /// How long a process may take to end.
 const END_WITHIN: Duration = Duration::from_secs(10);
