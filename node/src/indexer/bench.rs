@@ -42,6 +42,7 @@ impl Bench {
         Self { inner: Arc::new(Mutex::new(inner)), environment: Environment::system() }
     }
 
+    #[expect(clippy::unused_self, reason = "a peer is asked the same way")]
     pub(crate) fn device(&self) -> DeviceId {
         DeviceId(RecordId::derived("test", &[b"device"]).0)
     }
@@ -67,6 +68,7 @@ impl Bench {
         read(&mut self.inner.lock().unwrap().connection)
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "a peer is asked the same way")]
     pub(crate) fn commit(&self, writes: Vec<Write>) -> Result<Receipt, CommitError> {
         let owner = self.device();
         let mut inner = self.inner.lock().unwrap();

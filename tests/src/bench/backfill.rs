@@ -20,16 +20,16 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Measured> {
     let filled: Filled = sender.ask(&Order::Fill { rows: count }).await?;
     let Invited { ticket } = sender.ask(&Order::Invite).await?;
     let mut receiver = PeerProcess::start(&place.path().join("receiver"), "receiver").await?;
-    let outcome: Received = receiver.ask(&Order::Receive { ticket, rows: count }).await?;
+    let took: Received = receiver.ask(&Order::Receive { ticket, rows: count }).await?;
     let (sender_mib, receiver_mib) = (sender.peak_rss_mib()?, receiver.peak_rss_mib()?);
     receiver.end().await?;
     sender.end().await?;
     let reference_seconds = insert_the_same(count, place.path())?;
-    let rate = per_second(count, outcome.all_rows);
+    let rate = per_second(count, took.all_rows);
     #[expect(clippy::cast_precision_loss, reason = "counts of rows and their bytes are far below 2^52")]
-    let wire_bytes_per_row = outcome.bytes_in as f64 / count as f64;
+    let wire_bytes_per_row = took.bytes_in as f64 / count as f64;
     Ok(Measured {
-        seconds: outcome.all_rows,
+        seconds: took.all_rows,
         reference_seconds,
         rss_mib: Some(receiver_mib),
         wire_bytes_per_row: Some(wire_bytes_per_row),
@@ -41,10 +41,10 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Measured> {
             ("rows_per_second", json!(rate)),
             ("sender_rss_mib", json!(rounded(sender_mib))),
             ("fill_seconds", json!(rounded(filled.seconds))),
-            ("join_seconds", json!(rounded(outcome.join))),
-            ("connected_seconds", json!(rounded(outcome.connected))),
-            ("first_row_seconds", json!(rounded(outcome.first_row))),
-            ("first_to_last_row_seconds", json!(rounded(outcome.all_rows - outcome.first_row))),
+            ("join_seconds", json!(rounded(took.join))),
+            ("connected_seconds", json!(rounded(took.connected))),
+            ("first_row_seconds", json!(rounded(took.first_row))),
+            ("first_to_last_row_seconds", json!(rounded(took.all_rows - took.first_row))),
         ],
     })
 }
