@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn percentiles_are_values_that_occurred() {
         let sorted: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
-        assert_eq!([50, 99, 100].map(|percent| percentile_ms(&sorted, percent)), [100.0, 198.0, 200.0]);
-        assert_eq!(percentile_ms(&sorted[..1], 99), 1.0);
+        assert_eq!([50, 99, 100].map(|percent| percentile_ms(&sorted, percent).to_string()), ["100", "198", "200"]);
+        assert_eq!(percentile_ms(&sorted[..1], 99).to_string(), "1");
     }
 }
