@@ -29,8 +29,9 @@ const DIAL_AGAIN_MS: u64 = 2_000;
 const DIAL_AGAIN_MS_MAX: u64 = 60_000;
 
 /// Owns the known addresses.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct AddressBook {
+    this: DeviceId,
     own: Vec<String>,
     known: BTreeMap<DeviceId, Vec<String>>,
     dials: BTreeMap<DeviceId, Dialed>,
@@ -44,21 +45,51 @@ struct Dialed {
 
 impl AddressBook {
     /// Reads the stored book; a damaged one is forgotten, addresses are learned again.
-    pub(crate) fn restore(stored: Option<&[u8]>) -> Self {
+    pub(crate) fn restore(this: DeviceId, stored: Option<&[u8]>) -> Self {
         let known = stored.and_then(|bytes| codec::decode::<_, BOOK_BYTES_MAX>(bytes).ok()).unwrap_or_default();
-        Self { known, ..Self::default() }
+        Self { this, own: Vec::new(), known, dials: BTreeMap::new() }
     }
 
-    /// A book that knows one device.
-    pub(crate) fn of(device: DeviceId, addresses: Vec<String>) -> Self {
-        let mut book = Self::default();
+    /// A book that knows one other device, and keeps what it knows of this one.
+    pub(crate) fn of(this: DeviceId, own: Vec<String>, device: DeviceId, addresses: Vec<String>) -> Self {
+        let mut book = Self::restore(this, None);
+        book.own = own;
         book.learn(device, addresses);
         book
     }
 
     /// The book as it is stored.
     pub(crate) fn note(&self) -> Note {
-        Note::Setting(BOOK_SETTING, codec::encode(&self.known, BOOK_BYTES_MAX).unwrap_or_default())
+        let mut known = self.known.clone();
+        known.insert(self.this, self.own.clone());
+        Note::Setting(BOOK_SETTING, codec::encode(&known, BOOK_BYTES_MAX).unwrap_or_default())
+    }
+
+    /// The same addresses with every port that may be any one replaced by that of the last run: whoever knows this
+    /// device finds it again. None when there is nothing to replace.
+    pub(crate) fn at_known_ports(&self, listen: &[String]) -> Option<Vec<String>> {
+        let before = self.known.get(&self.this)?;
+        let port = |protocol: &str| {
+            let mut words = before.iter().flat_map(|address| address.split('/').zip(address.split('/').skip(1)));
+            words.find(|(word, _)| *word == protocol).map(|(_, port)| port.to_owned())
+        };
+        let replace = |address: &String| {
+            let mut address = address.clone();
+            for protocol in ["tcp", "udp"] {
+                if let Some(port) = port(protocol) {
+                    let any = format!("/{protocol}/0");
+                    let at = address
+                        .find(&any)
+                        .filter(|at| !address[at + any.len()..].starts_with(|c: char| c.is_ascii_digit()));
+                    if let Some(at) = at {
+                        address.replace_range(at..at + any.len(), &format!("/{protocol}/{port}"));
+                    }
+                }
+            }
+            address
+        };
+        let replaced: Vec<String> = listen.iter().map(replace).collect();
+        (replaced != listen).then_some(replaced)
     }
 
     /// This device can be reached here.
@@ -77,7 +108,10 @@ impl AddressBook {
     pub(crate) fn learn(&mut self, device: DeviceId, addresses: Vec<String>) -> bool {
         let sound: Vec<String> =
             addresses.into_iter().filter(|a| a.len() <= ADDRESS_BYTES_MAX).take(ADDRESSES_MAX).collect();
-        if sound.is_empty() || (self.known.len() >= DEVICES_MAX && !self.known.contains_key(&device)) {
+        if device == self.this
+            || sound.is_empty()
+            || (self.known.len() >= DEVICES_MAX && !self.known.contains_key(&device))
+        {
             return false;
         }
         let known = self.known.entry(device).or_default();
@@ -92,9 +126,9 @@ impl AddressBook {
     }
 
     /// Every known address, our own among them.
-    pub(crate) fn all(&self, this: DeviceId) -> Vec<(DeviceId, Vec<String>)> {
-        let others = self.known.iter().filter(|(device, _)| **device != this);
-        let own = (!self.own.is_empty()).then(|| (this, self.own.clone()));
+    pub(crate) fn all(&self) -> Vec<(DeviceId, Vec<String>)> {
+        let others = self.known.iter().filter(|(device, _)| **device != self.this);
+        let own = (!self.own.is_empty()).then(|| (self.this, self.own.clone()));
         own.into_iter().chain(others.map(|(device, addresses)| (*device, addresses.clone()))).collect()
     }
 
@@ -116,5 +150,46 @@ impl AddressBook {
     /// The device is connected: when it goes it is dialed soon.
     pub(crate) fn reached(&mut self, device: DeviceId) {
         self.dials.remove(&device);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn device(n: u128) -> DeviceId {
+        DeviceId(Uuid::from_u128(n))
+    }
+
+    fn texts(addresses: &[&str]) -> Vec<String> {
+        addresses.iter().map(|address| (*address).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_device_listens_where_it_did_before_unless_told_a_port() {
+        let own = texts(&["/ip4/10.0.0.1/tcp/4001", "/ip4/10.0.0.1/udp/4002/quic-v1"]);
+        let Note::Setting(_, stored) = AddressBook::of(device(1), own, device(2), Vec::new()).note() else {
+            panic!("a book is a setting");
+        };
+        let book = AddressBook::restore(device(1), Some(&stored));
+        let any = texts(&["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"]);
+        let again = texts(&["/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4002/quic-v1"]);
+        assert_eq!(book.at_known_ports(&any), Some(again));
+        assert_eq!(book.at_known_ports(&texts(&["/ip4/0.0.0.0/tcp/09"])), None);
+        assert_eq!(book.at_known_ports(&texts(&["/ip4/0.0.0.0/tcp/99"])), None);
+        assert_eq!(AddressBook::restore(device(1), None).at_known_ports(&any), None);
+    }
+
+    #[test]
+    fn the_newest_addresses_of_a_device_come_first_and_it_is_dialed_at_once() {
+        let mut book = AddressBook::restore(device(1), None);
+        assert!(book.learn(device(2), texts(&["/a"])));
+        assert!(book.due(device(2), 0, 0.0).is_some());
+        assert!(book.due(device(2), 1, 0.0).is_none());
+        assert!(!book.learn(device(2), texts(&["/a"])));
+        assert!(book.learn(device(2), texts(&["/b"])));
+        assert_eq!(book.due(device(2), 1, 0.0), Some(texts(&["/b", "/a"])));
     }
 }

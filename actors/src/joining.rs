@@ -83,6 +83,7 @@ impl PeerHandle {
         guest(Some(ticket.inviter)).await.map_err(QueryError::from)?;
         let answer = ask(self, &tree, &ticket).await;
         guest(None).await.map_err(QueryError::from)?;
+        let own_addresses = tree.roster.send(AskRoster).await.map_err(QueryError::from)?.listen;
         let membership = admitted(&tree, &ticket, answer?)?;
         let joined = Joined {
             library: membership.library(),
@@ -93,6 +94,7 @@ impl PeerHandle {
             membership,
             inviter: ticket.inviter,
             addresses: ticket.addresses,
+            own_addresses,
             keep_old: !data.is_empty(),
         };
         let changed = self.peer.send(change).await.map_err(QueryError::from)?;

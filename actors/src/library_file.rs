@@ -66,7 +66,7 @@ pub(crate) fn read_stored(
     Ok(Stored {
         membership,
         tickets,
-        book: AddressBook::restore(book.as_deref()),
+        book: AddressBook::restore(secret.device(), book.as_deref()),
         marks: ledger::streams(c).map_err(store_error)?.0,
         parked: ledger::parked(c)
             .map_err(store_error)?
@@ -128,7 +128,8 @@ pub(crate) fn swap(identity: &Identity, change: &ChangeLibrary) -> Result<(), St
     {
         let mut c = open_writer(&fresh)?;
         found(&mut c, change.membership.library(), &change.membership)?;
-        let book = AddressBook::of(change.inviter.device(), change.addresses.clone());
+        let (this, inviter) = (identity.secret.device(), change.inviter.device());
+        let book = AddressBook::of(this, change.own_addresses.clone(), inviter, change.addresses.clone());
         ledger::keep(&mut c, &book.note()).map_err(store_error)?;
         crate::store::sql::run(&mut c, "PRAGMA wal_checkpoint(TRUNCATE)").map_err(store_error)?;
     }

@@ -184,6 +184,8 @@ pub(crate) struct ChangeLibrary {
     pub(crate) membership: Membership,
     pub(crate) inviter: DeviceKey,
     pub(crate) addresses: Vec<String>,
+    /// Where this device listens: it does so again.
+    pub(crate) own_addresses: Vec<String>,
     pub(crate) keep_old: bool,
 }
 

@@ -258,7 +258,7 @@ impl Roster {
             key: self.secret.public(),
             app_version: env!("CARGO_PKG_VERSION").to_owned(),
             statements: self.membership.statements().cloned().collect(),
-            addresses: self.book.all(self.secret.device()),
+            addresses: self.book.all(),
             watermarks: Watermarks::new(),
         }
     }
@@ -305,6 +305,7 @@ impl Handler<Wire> for Roster {
 
     fn handle(&mut self, Wire(links): Wire, ctx: &mut Self::Context) {
         self.links = Some(links);
+        self.save_book(ctx);
         self.admit(ctx);
         self.dial(ctx);
     }

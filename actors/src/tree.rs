@@ -130,6 +130,13 @@ impl Tree {
         let secret = identity.secret.clone();
         let stored = read_stored(&mut writer, &secret, options)?;
         let (library, device_name) = (stored.membership.library(), stored.device_name.clone());
+        let known_ports = match &options.network {
+            NetworkChoice::Libp2p { listen, .. } if listen.is_empty() => {
+                stored.book.at_known_ports(&network::LISTEN_DEFAULT.map(str::to_owned))
+            }
+            NetworkChoice::Libp2p { listen, .. } => stored.book.at_known_ports(listen),
+            NetworkChoice::Given(_) => None,
+        };
         let events = Events::start_in_arbiter(&threads.protocol, |_| Events::default());
         let counters = Counters::default();
         let noted = HeadsFile::open(&identity.data, library).map_err(store_error)?;
@@ -138,7 +145,7 @@ impl Tree {
         let transactions = start_store(store, &threads.store, &environment, registry).await?;
         let readers = start_readers(&path, &threads.readers, registry)?;
         let protocol = Protocol::start(&threads.protocol, &secret, &environment, &transactions, stored);
-        let network = start_network(options, &secret, library, &protocol.roster, &threads.network).await;
+        let network = start_network(options, known_ports, &secret, library, &protocol.roster, &threads.network).await;
         let (network, libp2p) = match network {
             Ok(started) => started,
             Err(error) => {
@@ -269,24 +276,30 @@ fn start_readers(path: &Path, threads: &[ArbiterHandle], registry: &Registry) ->
 
 async fn start_network(
     options: &PeerOptions,
+    known_ports: Option<Vec<String>>,
     secret: &DeviceSecret,
     library: LibraryId,
     roster: &Addr<Roster>,
     thread: &ArbiterHandle,
 ) -> Result<(NetworkAddress, Option<Addr<Network>>), StartError> {
     let events = roster.clone().recipient();
-    match &options.network {
-        NetworkChoice::Given(make) => Ok((make(secret.public(), library, events), None)),
-        NetworkChoice::Libp2p { listen, mdns } => {
-            let network = NetworkOptions { secret: secret.clone(), library, listen: listen.clone(), mdns: *mdns };
-            let started = Network::start(network, events, thread)
-                .await
-                .map_err(|error| StartError::Network(error.to_string()))?;
-            for address in started.listening {
-                let event = NetworkEvent::Listening { address };
-                roster.send(event).await.map_err(|error| StartError::Network(error.to_string()))?;
-            }
-            Ok((started.address, Some(started.actor)))
-        }
+    let (listen, mdns) = match &options.network {
+        NetworkChoice::Given(make) => return Ok((make(secret.public(), library, events), None)),
+        NetworkChoice::Libp2p { listen, mdns } => (listen.clone(), *mdns),
+    };
+    let failed = |error: &dyn std::fmt::Display| StartError::Network(error.to_string());
+    let at = |listen| NetworkOptions { secret: secret.clone(), library, listen, mdns };
+    let again = match known_ports {
+        Some(known) => Network::start(at(known), events.clone(), thread).await.ok(),
+        None => None,
+    };
+    let started = match again {
+        Some(started) => started,
+        // Somebody else may have taken the ports meanwhile.
+        None => Network::start(at(listen), events, thread).await.map_err(|error| failed(&error))?,
+    };
+    for address in started.listening {
+        roster.send(NetworkEvent::Listening { address }).await.map_err(|error| failed(&error))?;
     }
+    Ok((started.address, Some(started.actor)))
 }

@@ -13,7 +13,7 @@ use super::address::{tcp_socket, with_causes};
 use super::behaviour::{Behaviour, BehaviourEvent};
 
 /// Where a device listens that was told nothing: everywhere, at ports that are free.
-pub(super) const LISTEN_DEFAULT: [&str; 2] = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
+pub const LISTEN_DEFAULT: [&str; 2] = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
 
 /// How long the addresses of listeners are waited for. Binding fails at once; only a machine without any network
 /// interface has nothing to tell, and it starts all the same.

@@ -19,7 +19,7 @@ use actix::prelude::*;
 use futures::channel::oneshot;
 use starling_schema::key::DeviceKey;
 
-pub use listen::StartNetworkError;
+pub use listen::{LISTEN_DEFAULT, StartNetworkError};
 pub use swarm::{Network, NetworkOptions, StartedNetwork, Stop};
 
 /// The most events that wait for the roster before the network holds back.
