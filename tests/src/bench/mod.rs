@@ -17,7 +17,8 @@ mod stopwatch;
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
+use clap::builder::PossibleValuesParser;
 use futures::future::LocalBoxFuture;
 
 pub use peer_process::{PeerArguments, serve_peer};
@@ -36,7 +37,7 @@ const RUNS_MAX: usize = 25;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
     /// Which one
-    #[arg(required_unless_present = "list")]
+    #[arg(required_unless_present = "list", value_parser = PossibleValuesParser::new(BENCHES.map(|bench| bench.name)))]
     name: Option<String>,
     /// Say which there are
     #[arg(long)]
@@ -121,9 +122,7 @@ pub fn run(arguments: &Arguments, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let name = arguments.name.as_deref().unwrap_or_default();
-    let Some(bench) = BENCHES.iter().find(|bench| bench.name == name) else {
-        bail!("there is no benchmark {name}: see bench --list");
-    };
+    let bench = BENCHES.iter().find(|bench| bench.name == name).context("there is no such benchmark")?;
     let rows = arguments.rows.unwrap_or(bench.rows);
     ensure!((1..=ROWS_MAX).contains(&rows), "--rows must be 1 to {ROWS_MAX}");
     ensure!((1..=PEERS_MAX).contains(&arguments.peers), "--peers must be 1 to {PEERS_MAX}");
