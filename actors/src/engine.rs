@@ -3,28 +3,27 @@
 //! The engine belongs to `Transactions`, which runs one transaction at a time. Everything that a change touches
 //! (rows, stamps, log, watermarks, clock) commits together or not at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod local;
+mod remote;
+
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use actix::prelude::*;
-use starling_schema::change::{
-    Batch, COMMIT_BYTES_MAX, COMMIT_CHANGES_MAX, ENTRY_BYTES_MAX, Items, Op, SharedChange, StateRow, Write,
-};
-use starling_schema::hlc::Hlc;
+use starling_schema::change::{Batch, SharedChange};
 use starling_schema::ids::{DeviceId, ModelId, RecordId};
 use starling_schema::stream::{Stream, Watermarks};
-use starling_schema::wire::{Cursor, SnapshotItems, SnapshotResponse, SnapshotScope};
 
-use crate::applier::{Applied, Applier, ApplyItems, ApplyShared, ApplyState, EditOwned, EditShared, Store, Sweep};
-use crate::clock::{Clock, Observe, Stamp};
+use crate::applier::{Applied, Applier, Store};
+use crate::clock::Clock;
 use crate::environment::Environment;
 use crate::heads_file::{Heads, HeadsFile};
-use crate::peer_log::{Append, PeerLog, PruneStreams};
-use crate::proto::clock::{is_within_drift, when_within_drift};
+use crate::peer_log::{PeerLog, PruneStreams};
+use crate::proto::clock::when_within_drift;
 use crate::store::ledger::{self, Note};
 use crate::store::sql;
 use crate::store::tables::Tables;
-use crate::transactions::{CommitError, Outcome, Receipt, StoreError};
+use crate::transactions::StoreError;
 
 /// The setting that keeps the last timestamp.
 pub(crate) const CLOCK_SETTING: &str = "clock";
@@ -194,338 +193,13 @@ impl Engine {
         Ok(ledger::set_stream(&mut self.store.borrow_mut(), stream, watermark, floor)?)
     }
 
-    /// Makes one local commit within the open transaction, all or nothing.
-    pub(crate) async fn local(&mut self, writes: Vec<Write>, effects: &mut Effects) -> Result<Receipt, CommitError> {
-        if self.lacking() > 0 {
-            return Err(CommitError::Behind { changes: self.lacking() });
-        }
-        self.run("SAVEPOINT one")?;
-        let (marks, batches) = (self.marks.clone(), effects.committed.len());
-        match self.local_writes(writes, effects).await {
-            Ok(receipt) => {
-                self.run("RELEASE one")?;
-                Ok(receipt)
-            }
-            Err(error) => {
-                self.marks = marks;
-                effects.committed.truncate(batches);
-                self.run("ROLLBACK TO one; RELEASE one")?;
-                Err(error)
-            }
-        }
-    }
-
-    async fn local_writes(&mut self, writes: Vec<Write>, effects: &mut Effects) -> Result<Receipt, CommitError> {
-        let (mut owned, mut shared) = (Vec::new(), Vec::new());
-        for write in writes {
-            match self.tables.registry.get(write.model) {
-                Some(spec) if spec.ownership.is_shared() => shared.push(write),
-                Some(_) => owned.push(write),
-                None => {
-                    return Err(CommitError::Refused {
-                        model: self.tables.registry.name(write.model),
-                        record: write.record,
-                        reason: "there is no such model".to_owned(),
-                    });
-                }
-            }
-        }
-        if shared.len() > COMMIT_CHANGES_MAX {
-            return Err(CommitError::TooLarge { changes: shared.len() });
-        }
-        self.local_owned(owned, effects).await?;
-        self.local_shared(shared, effects).await?;
-        Ok(Receipt {
-            state_head: self.marks.get(Stream::state(self.device)),
-            shared_head: self.marks.get(Stream::shared(self.device)),
-        })
-    }
-
-    async fn local_owned(&mut self, writes: Vec<Write>, effects: &mut Effects) -> Result<(), CommitError> {
-        let stream = Stream::state(self.device);
-        let after = self.marks.get(stream);
-        let mut edits: BTreeMap<ModelId, Vec<(u64, Write)>> = BTreeMap::new();
-        for (version, write) in (after + 1..).zip(writes) {
-            edits.entry(write.model).or_default().push((version, write));
-        }
-        let mut rows: Vec<StateRow> = Vec::new();
-        for (model, edits) in edits {
-            let message = EditOwned { owner: self.device, edits };
-            rows.extend(self.applier(model, false).send(message).await.map_err(StoreError::from)??);
-        }
-        rows.sort_by_key(|row| row.version);
-        let Some(through) = rows.last().map(|row| row.version) else { return Ok(()) };
-        self.advance(stream, through)?;
-        effects.changed.extend(rows.iter().map(|row| (row.model, row.record)));
-        effects.committed.push(Batch { stream, after, through, items: Items::State(newest(rows)) });
-        Ok(())
-    }
-
-    async fn local_shared(&mut self, writes: Vec<Write>, effects: &mut Effects) -> Result<(), CommitError> {
-        if writes.is_empty() {
-            return Ok(());
-        }
-        let stamps = self.clock.send(Stamp(writes.len())).await.map_err(StoreError::from)?;
-        let mut edits: BTreeMap<ModelId, Vec<(Hlc, Write)>> = BTreeMap::new();
-        for (hlc, write) in stamps.iter().zip(writes) {
-            edits.entry(write.model).or_default().push((*hlc, write));
-        }
-        let mut made: BTreeMap<Hlc, (ModelId, RecordId, Op)> = BTreeMap::new();
-        for (model, edits) in edits {
-            let keys: Vec<_> = edits.iter().map(|(hlc, write)| (*hlc, write.record)).collect();
-            let ops = self.applier(model, true).send(EditShared(edits)).await.map_err(StoreError::from)??;
-            made.extend(keys.into_iter().zip(ops).filter_map(|((hlc, record), op)| Some((hlc, (model, record, op?)))));
-        }
-        let stream = Stream::shared(self.device);
-        let after = self.marks.get(stream);
-        let last = after + made.len() as u64;
-        let changes: Vec<SharedChange> = (after + 1..)
-            .zip(made)
-            .map(|(seq, (hlc, (model, record, op)))| SharedChange {
-                seq,
-                hlc,
-                model,
-                record,
-                op,
-                ends_commit: seq == last,
-            })
-            .collect();
-        if changes.is_empty() {
-            return Ok(());
-        }
-        self.check_size(&changes)?;
-        self.log.send(Append(changes.clone())).await.map_err(StoreError::from)??;
-        self.advance(stream, last)?;
-        self.last_stamp = stamps.last().map_or(self.last_stamp, |hlc| hlc.time);
-        self.store_clock(self.last_stamp)?;
-        effects.changed.extend(changes.iter().map(|change| (change.model, change.record)));
-        effects.committed.push(Batch { stream, after, through: last, items: Items::Shared(changes) });
-        Ok(())
-    }
-
-    fn check_size(&self, changes: &[SharedChange]) -> Result<(), CommitError> {
-        let mut total = 0;
-        for change in changes {
-            let bytes =
-                starling_schema::codec::encode(change, ENTRY_BYTES_MAX).map_err(|error| CommitError::Refused {
-                    model: self.tables.registry.name(change.model),
-                    record: change.record,
-                    reason: error.to_string(),
-                })?;
-            total += bytes.len();
-        }
-        if total > COMMIT_BYTES_MAX { Err(CommitError::TooLarge { changes: changes.len() }) } else { Ok(()) }
-    }
-
     fn store_clock(&self, time: u64) -> Result<(), StoreError> {
         Ok(ledger::set_setting(&mut self.store.borrow_mut(), CLOCK_SETTING, &time.to_be_bytes())?)
-    }
-
-    /// Applies what a batch holds beyond our watermark. A batch ahead of it is left for later.
-    pub(crate) async fn remote(
-        &mut self,
-        batch: Batch,
-        floor: u64,
-        effects: &mut Effects,
-    ) -> Result<Outcome, StoreError> {
-        let batch = match self.behind_parked(batch) {
-            Ok(outcome) => return outcome,
-            Err(batch) => batch,
-        };
-        let Batch { stream, after, through, items } = batch;
-        let watermark = self.marks.get(stream);
-        if through <= watermark {
-            return Ok(Outcome::Duplicate);
-        }
-        if after > watermark {
-            return Ok(Outcome::Gap);
-        }
-        if floor > self.floors.get(stream) {
-            self.floors.raise(stream, floor);
-        }
-        match items {
-            Items::State(mut rows) => {
-                rows.retain(|row| row.version > watermark);
-                effects.applied += rows.len() as u64;
-                self.remote_rows(stream.origin, rows, effects).await?;
-                self.advance(stream, through)?;
-            }
-            Items::Shared(mut changes) => {
-                changes.retain(|change| change.seq > watermark);
-                let ready = self.ready(&changes);
-                let late = changes.split_off(ready);
-                effects.applied += changes.len() as u64;
-                let through = if late.is_empty() { through } else { watermark + changes.len() as u64 };
-                self.remote_changes(changes, effects).await?;
-                self.advance(stream, through)?;
-                if !late.is_empty() {
-                    return self.park(stream, late);
-                }
-            }
-        }
-        Ok(Outcome::Applied)
-    }
-
-    /// Holds changes until their time comes; what is held already stays.
-    fn park(&mut self, stream: Stream, late: Vec<SharedChange>) -> Result<Outcome, StoreError> {
-        ledger::park(&mut self.store.borrow_mut(), &late)?;
-        let parked = self.parked.entry(stream.origin).or_default();
-        parked.extend(late);
-        let through = parked.last().map_or(0, |change| change.seq);
-        Ok(Outcome::Parked { applied: self.marks.get(stream), through })
-    }
-
-    /// What follows parked changes is parked behind them. Gives the batch back when nothing of its stream is parked.
-    fn behind_parked(&mut self, batch: Batch) -> Result<Result<Outcome, StoreError>, Batch> {
-        let held = self.parked.get(&batch.stream.origin).and_then(|parked| parked.last()).map(|last| last.seq);
-        let (Some(held), Items::Shared(_)) = (held, &batch.items) else { return Err(batch) };
-        let Batch { stream, after, items, .. } = batch;
-        if after > held {
-            return Ok(Ok(Outcome::Gap));
-        }
-        let Items::Shared(mut changes) = items else { return Ok(Ok(Outcome::Duplicate)) };
-        changes.retain(|change| change.seq > held);
-        Ok(self.park(stream, changes))
-    }
-
-    /// How many of the changes, whole commits only, may be applied by our wall clock now.
-    fn ready(&self, changes: &[SharedChange]) -> usize {
-        let wall_ms = self.environment.wall_ms();
-        let mut ready = 0;
-        for (at, change) in changes.iter().enumerate() {
-            if !is_within_drift(change.hlc, wall_ms) {
-                return ready;
-            }
-            if change.ends_commit {
-                ready = at + 1;
-            }
-        }
-        changes.len()
-    }
-
-    async fn remote_rows(
-        &mut self,
-        owner: DeviceId,
-        rows: Vec<StateRow>,
-        effects: &mut Effects,
-    ) -> Result<(), StoreError> {
-        let mut by_model: BTreeMap<ModelId, Vec<StateRow>> = BTreeMap::new();
-        for row in rows {
-            by_model.entry(row.model).or_default().push(row);
-        }
-        for (model, rows) in by_model {
-            let applied = self.applier(model, false).send(ApplyState { owner, rows }).await??;
-            effects.note(model, applied);
-        }
-        Ok(())
-    }
-
-    async fn remote_changes(&mut self, changes: Vec<SharedChange>, effects: &mut Effects) -> Result<(), StoreError> {
-        let Some(newest) = changes.iter().map(|change| change.hlc).max() else { return Ok(()) };
-        if let Ok(now) = self.clock.send(Observe(newest)).await? {
-            self.store_clock(now.time)?;
-        }
-        self.log.send(Append(changes.clone())).await??;
-        let mut by_model: BTreeMap<ModelId, Vec<SharedChange>> = BTreeMap::new();
-        for change in changes {
-            by_model.entry(change.model).or_default().push(change);
-        }
-        for (model, changes) in by_model {
-            let applied = self.applier(model, true).send(ApplyShared(changes)).await??;
-            effects.note(model, applied);
-        }
-        Ok(())
-    }
-
-    /// Applies the parked changes whose time has come.
-    pub(crate) async fn release(&mut self, effects: &mut Effects) -> Result<(), StoreError> {
-        for (origin, changes) in std::mem::take(&mut self.parked) {
-            let (stream, last) = (Stream::shared(origin), changes.last().map_or(0, |change| change.seq));
-            let after = changes.first().map_or(0, |change| change.seq.saturating_sub(1));
-            let batch = Batch { stream, after, through: last, items: Items::Shared(changes) };
-            self.remote(batch, 0, effects).await?;
-            ledger::unpark(&mut self.store.borrow_mut(), origin, self.marks.get(stream))?;
-        }
-        Ok(())
     }
 
     /// When the first parked change may be applied, in milliseconds since 1970.
     pub(crate) fn release_at(&self) -> Option<u64> {
         self.parked.values().filter_map(|changes| changes.first()).map(|change| when_within_drift(change.hlc)).min()
-    }
-
-    /// Merges a page of a snapshot; `claim` comes with the last page: what the whole of it stands for.
-    pub(crate) async fn snapshot(
-        &mut self,
-        page: SnapshotResponse,
-        claim: Option<Watermarks>,
-        effects: &mut Effects,
-    ) -> Result<(), StoreError> {
-        match (page.scope, page.items) {
-            (SnapshotScope::Shared, SnapshotItems::Shared(items)) => {
-                let mut by_model: BTreeMap<ModelId, Vec<_>> = BTreeMap::new();
-                for item in items {
-                    by_model.entry(item.model).or_default().push(item);
-                }
-                for (model, items) in by_model {
-                    let newest = items.iter().flat_map(|item| &item.state.stamps.fields).map(|(_, s)| s.hlc).max();
-                    if let Some(newest) = newest
-                        && let Ok(now) = self.clock.send(Observe(newest)).await?
-                    {
-                        self.store_clock(now.time)?;
-                    }
-                    let applied = self.applier(model, true).send(ApplyItems(items)).await??;
-                    effects.note(model, applied);
-                }
-            }
-            (SnapshotScope::State(owner), SnapshotItems::State(rows)) => {
-                let version_max = page.watermarks.get(Stream::state(owner));
-                self.snapshot_rows(owner, rows, (page.after, page.through), version_max, effects).await?;
-            }
-            _ => return Err(StoreError("a snapshot page holds items of another kind than its scope".to_owned())),
-        }
-        for (stream, through) in claim.iter().flat_map(Watermarks::iter) {
-            if through > self.marks.get(stream) {
-                self.floors.raise(stream, through);
-                self.advance(stream, through)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Rows of a state snapshot: those that the page's key range lacks are deleted.
-    async fn snapshot_rows(
-        &mut self,
-        owner: DeviceId,
-        rows: Vec<StateRow>,
-        (after, through): (Option<Cursor>, Option<Cursor>),
-        version_max: u64,
-        effects: &mut Effects,
-    ) -> Result<(), StoreError> {
-        let mut present: BTreeMap<ModelId, BTreeSet<RecordId>> = BTreeMap::new();
-        for row in &rows {
-            present.entry(row.model).or_default().insert(row.record);
-        }
-        self.remote_rows(owner, rows, effects).await?;
-        let tables = self.tables.all(&mut self.store.borrow_mut(), false)?;
-        for model in tables.into_iter().map(|table| table.model) {
-            let from = match after {
-                Some((at, _)) if at > model => continue,
-                Some((at, record)) if at == model => record,
-                _ => RecordId::MIN,
-            };
-            let to = match through {
-                Some((at, _)) if at < model => continue,
-                Some((at, record)) if at == model => record,
-                _ => RecordId(uuid::Uuid::max()),
-            };
-            let mut present = present.remove(&model).unwrap_or_default();
-            present.extend(after.filter(|(at, _)| *at == model).map(|(_, record)| record));
-            let sweep = Sweep { owner, range: (from, to), version_max, present };
-            let applied = self.applier(model, false).send(sweep).await??;
-            effects.note(model, applied);
-        }
-        Ok(())
     }
 
     /// Removes what every member has.
@@ -565,13 +239,4 @@ impl Effects {
         self.misfits += applied.misfits;
         self.changed.extend(applied.changed.into_iter().map(|record| (model, record)));
     }
-}
-
-/// Only the newest version of each row: a commit may write one twice.
-fn newest(rows: Vec<StateRow>) -> Vec<StateRow> {
-    let mut last: BTreeMap<(ModelId, RecordId), u64> = BTreeMap::new();
-    for row in &rows {
-        last.insert((row.model, row.record), row.version);
-    }
-    rows.into_iter().filter(|row| last.get(&(row.model, row.record)) == Some(&row.version)).collect()
 }

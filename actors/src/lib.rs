@@ -16,6 +16,7 @@ mod handle;
 mod heads_file;
 mod heartbeats;
 mod identity;
+mod jobs;
 mod joining;
 mod library_file;
 mod links;

@@ -16,6 +16,7 @@ use crate::counters::Counters;
 use crate::engine::{Effects, Engine, Sync};
 use crate::environment::Environment;
 use crate::events::{EventKind, Happened};
+use crate::jobs::{Job, Reply, transaction};
 use crate::store::ledger::Note;
 
 /// Jobs that wait before callers are told that it is too much.
@@ -141,31 +142,6 @@ pub(crate) struct Advanced {
     /// Our own changes that this transaction made durable.
     pub(crate) committed: Arc<[Batch]>,
 }
-
-type Reply<T> = oneshot::Sender<T>;
-
-/// One thing to do within a transaction, and who waits for it.
-enum Job {
-    Commit(Vec<Write>, Reply<Result<Receipt, CommitError>>),
-    Apply(Batch, u64, Reply<Result<Outcome, StoreError>>),
-    Snapshot(Box<SnapshotResponse>, Option<Watermarks>, Reply<Result<(), StoreError>>),
-    Keep(Vec<Note>, Reply<Result<(), StoreError>>),
-    Prune(Vec<(Stream, u64)>, Reply<Result<usize, StoreError>>),
-    Flush,
-}
-
-impl Job {
-    /// What we must not forget once we said it.
-    fn sync(&self) -> Sync {
-        match self {
-            Self::Commit(..) | Self::Keep(..) | Self::Flush => Sync::Full,
-            Self::Apply(..) | Self::Snapshot(..) | Self::Prune(..) => Sync::Normal,
-        }
-    }
-}
-
-/// What a job answers once its transaction is committed; dropped when it is not.
-type Answer = Box<dyn FnOnce(Result<(), StoreError>)>;
 
 /// Owns the order of writes.
 pub(crate) struct Transactions {
@@ -305,102 +281,6 @@ impl Transactions {
         if let Err(error) = self.events.try_send(Happened(event)) {
             tracing::debug!(%error, "an event was not recorded");
         }
-    }
-}
-
-/// Runs jobs within one transaction; afterwards everybody has an answer. No effects: it was rolled back.
-async fn transaction(mut engine: Engine, sync: Sync, jobs: Vec<Job>) -> (Engine, Option<Effects>) {
-    let mut effects = Effects::default();
-    let mut answers: Vec<Answer> = Vec::new();
-    let mut outcome = engine.begin(sync);
-    let mut jobs = jobs.into_iter();
-    if outcome.is_ok() {
-        for job in jobs.by_ref() {
-            outcome = step(&mut engine, job, &mut effects, &mut answers).await;
-            if outcome.is_err() {
-                break;
-            }
-        }
-        match outcome {
-            Ok(()) => outcome = engine.commit(),
-            Err(_) => engine.rollback(),
-        }
-    }
-    if let Err(error) = &outcome {
-        tracing::error!(%error, "a transaction failed");
-    }
-    for job in jobs {
-        answers.push(refusal(job));
-    }
-    for answer in answers {
-        answer(outcome.clone());
-    }
-    (engine, outcome.is_ok().then_some(effects))
-}
-
-/// Does one job. An error takes the whole transaction back.
-async fn step(
-    engine: &mut Engine,
-    job: Job,
-    effects: &mut Effects,
-    answers: &mut Vec<Answer>,
-) -> Result<(), StoreError> {
-    match job {
-        Job::Commit(writes, reply) => {
-            let result = engine.local(writes, effects).await;
-            effects.commits += u64::from(result.is_ok());
-            let broken = if let Err(CommitError::Storage(error)) = &result { Some(error.clone()) } else { None };
-            answers.push(answer(reply, move |committed| committed.map_err(CommitError::from).and(result)));
-            broken.map_or(Ok(()), Err)
-        }
-        Job::Apply(batch, floor, reply) => {
-            let result = engine.remote(batch, floor, effects).await;
-            settle(reply, result, answers)
-        }
-        Job::Snapshot(page, claim, reply) => {
-            let result = engine.snapshot(*page, claim, effects).await;
-            settle(reply, result, answers)
-        }
-        Job::Keep(notes, reply) => settle(reply, engine.keep(&notes), answers),
-        Job::Prune(bounds, reply) => {
-            let result = engine.prune(bounds).await;
-            settle(reply, result, answers)
-        }
-        Job::Flush => {
-            engine.release(effects).await?;
-            engine.keep(&[Note::Setting("flushed", engine.marks.iter().count().to_be_bytes().to_vec())])
-        }
-    }
-}
-
-fn answer<T: 'static>(reply: Reply<T>, result: impl FnOnce(Result<(), StoreError>) -> T + 'static) -> Answer {
-    Box::new(move |committed| {
-        if reply.send(result(committed)).is_err() {
-            tracing::debug!("nobody waits for this answer any more");
-        }
-    })
-}
-
-fn settle<T: 'static>(
-    reply: Reply<Result<T, StoreError>>,
-    result: Result<T, StoreError>,
-    answers: &mut Vec<Answer>,
-) -> Result<(), StoreError> {
-    let broken = result.as_ref().err().cloned();
-    answers.push(answer(reply, move |committed| committed.and(result)));
-    broken.map_or(Ok(()), Err)
-}
-
-/// The answer of a job that was not tried because its transaction failed before.
-fn refusal(job: Job) -> Answer {
-    let failed =
-        |committed: Result<(), StoreError>| committed.err().unwrap_or_else(|| StoreError("not tried".to_owned()));
-    match job {
-        Job::Commit(_, reply) => answer(reply, move |committed| Err(failed(committed).into())),
-        Job::Apply(_, _, reply) => answer(reply, move |committed| Err(failed(committed))),
-        Job::Snapshot(_, _, reply) | Job::Keep(_, reply) => answer(reply, move |committed| Err(failed(committed))),
-        Job::Prune(_, reply) => answer(reply, move |committed| Err(failed(committed))),
-        Job::Flush => Box::new(|_| ()),
     }
 }
 

@@ -1,0 +1,221 @@
+//! What came from peers: batches in turn, parked changes, pages of snapshots.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use starling_schema::change::{Batch, Items, SharedChange, StateRow};
+use starling_schema::ids::{DeviceId, ModelId, RecordId};
+use starling_schema::stream::{Stream, Watermarks};
+use starling_schema::wire::{Cursor, SnapshotItems, SnapshotResponse, SnapshotScope};
+
+use crate::applier::{ApplyItems, ApplyShared, ApplyState, Sweep};
+use crate::clock::Observe;
+use crate::peer_log::Append;
+use crate::proto::clock::is_within_drift;
+use crate::store::ledger::{self};
+use crate::transactions::{Outcome, StoreError};
+
+use super::{Effects, Engine};
+
+impl Engine {
+    /// Applies what a batch holds beyond our watermark. A batch ahead of it is left for later.
+    pub(crate) async fn remote(
+        &mut self,
+        batch: Batch,
+        floor: u64,
+        effects: &mut Effects,
+    ) -> Result<Outcome, StoreError> {
+        let batch = match self.behind_parked(batch) {
+            Ok(outcome) => return outcome,
+            Err(batch) => batch,
+        };
+        let Batch { stream, after, through, items } = batch;
+        let watermark = self.marks.get(stream);
+        if through <= watermark {
+            return Ok(Outcome::Duplicate);
+        }
+        if after > watermark {
+            return Ok(Outcome::Gap);
+        }
+        if floor > self.floors.get(stream) {
+            self.floors.raise(stream, floor);
+        }
+        match items {
+            Items::State(mut rows) => {
+                rows.retain(|row| row.version > watermark);
+                effects.applied += rows.len() as u64;
+                self.remote_rows(stream.origin, rows, effects).await?;
+                self.advance(stream, through)?;
+            }
+            Items::Shared(mut changes) => {
+                changes.retain(|change| change.seq > watermark);
+                let ready = self.ready(&changes);
+                let late = changes.split_off(ready);
+                effects.applied += changes.len() as u64;
+                let through = if late.is_empty() { through } else { watermark + changes.len() as u64 };
+                self.remote_changes(changes, effects).await?;
+                self.advance(stream, through)?;
+                if !late.is_empty() {
+                    return self.park(stream, late);
+                }
+            }
+        }
+        Ok(Outcome::Applied)
+    }
+
+    /// Holds changes until their time comes; what is held already stays.
+    fn park(&mut self, stream: Stream, late: Vec<SharedChange>) -> Result<Outcome, StoreError> {
+        ledger::park(&mut self.store.borrow_mut(), &late)?;
+        let parked = self.parked.entry(stream.origin).or_default();
+        parked.extend(late);
+        let through = parked.last().map_or(0, |change| change.seq);
+        Ok(Outcome::Parked { applied: self.marks.get(stream), through })
+    }
+
+    /// What follows parked changes is parked behind them. Gives the batch back when nothing of its stream is parked.
+    fn behind_parked(&mut self, batch: Batch) -> Result<Result<Outcome, StoreError>, Batch> {
+        let held = self.parked.get(&batch.stream.origin).and_then(|parked| parked.last()).map(|last| last.seq);
+        let (Some(held), Items::Shared(_)) = (held, &batch.items) else { return Err(batch) };
+        let Batch { stream, after, items, .. } = batch;
+        if after > held {
+            return Ok(Ok(Outcome::Gap));
+        }
+        let Items::Shared(mut changes) = items else { return Ok(Ok(Outcome::Duplicate)) };
+        changes.retain(|change| change.seq > held);
+        Ok(self.park(stream, changes))
+    }
+
+    /// How many of the changes, whole commits only, may be applied by our wall clock now.
+    fn ready(&self, changes: &[SharedChange]) -> usize {
+        let wall_ms = self.environment.wall_ms();
+        let mut ready = 0;
+        for (at, change) in changes.iter().enumerate() {
+            if !is_within_drift(change.hlc, wall_ms) {
+                return ready;
+            }
+            if change.ends_commit {
+                ready = at + 1;
+            }
+        }
+        changes.len()
+    }
+
+    async fn remote_rows(
+        &mut self,
+        owner: DeviceId,
+        rows: Vec<StateRow>,
+        effects: &mut Effects,
+    ) -> Result<(), StoreError> {
+        let mut by_model: BTreeMap<ModelId, Vec<StateRow>> = BTreeMap::new();
+        for row in rows {
+            by_model.entry(row.model).or_default().push(row);
+        }
+        for (model, rows) in by_model {
+            let applied = self.applier(model, false).send(ApplyState { owner, rows }).await??;
+            effects.note(model, applied);
+        }
+        Ok(())
+    }
+
+    async fn remote_changes(&mut self, changes: Vec<SharedChange>, effects: &mut Effects) -> Result<(), StoreError> {
+        let Some(newest) = changes.iter().map(|change| change.hlc).max() else { return Ok(()) };
+        if let Ok(now) = self.clock.send(Observe(newest)).await? {
+            self.store_clock(now.time)?;
+        }
+        self.log.send(Append(changes.clone())).await??;
+        let mut by_model: BTreeMap<ModelId, Vec<SharedChange>> = BTreeMap::new();
+        for change in changes {
+            by_model.entry(change.model).or_default().push(change);
+        }
+        for (model, changes) in by_model {
+            let applied = self.applier(model, true).send(ApplyShared(changes)).await??;
+            effects.note(model, applied);
+        }
+        Ok(())
+    }
+
+    /// Applies the parked changes whose time has come.
+    pub(crate) async fn release(&mut self, effects: &mut Effects) -> Result<(), StoreError> {
+        for (origin, changes) in std::mem::take(&mut self.parked) {
+            let (stream, last) = (Stream::shared(origin), changes.last().map_or(0, |change| change.seq));
+            let after = changes.first().map_or(0, |change| change.seq.saturating_sub(1));
+            let batch = Batch { stream, after, through: last, items: Items::Shared(changes) };
+            self.remote(batch, 0, effects).await?;
+            ledger::unpark(&mut self.store.borrow_mut(), origin, self.marks.get(stream))?;
+        }
+        Ok(())
+    }
+
+    /// Merges a page of a snapshot; `claim` comes with the last page: what the whole of it stands for.
+    pub(crate) async fn snapshot(
+        &mut self,
+        page: SnapshotResponse,
+        claim: Option<Watermarks>,
+        effects: &mut Effects,
+    ) -> Result<(), StoreError> {
+        match (page.scope, page.items) {
+            (SnapshotScope::Shared, SnapshotItems::Shared(items)) => {
+                let mut by_model: BTreeMap<ModelId, Vec<_>> = BTreeMap::new();
+                for item in items {
+                    by_model.entry(item.model).or_default().push(item);
+                }
+                for (model, items) in by_model {
+                    let newest = items.iter().flat_map(|item| &item.state.stamps.fields).map(|(_, s)| s.hlc).max();
+                    if let Some(newest) = newest
+                        && let Ok(now) = self.clock.send(Observe(newest)).await?
+                    {
+                        self.store_clock(now.time)?;
+                    }
+                    let applied = self.applier(model, true).send(ApplyItems(items)).await??;
+                    effects.note(model, applied);
+                }
+            }
+            (SnapshotScope::State(owner), SnapshotItems::State(rows)) => {
+                let version_max = page.watermarks.get(Stream::state(owner));
+                self.snapshot_rows(owner, rows, (page.after, page.through), version_max, effects).await?;
+            }
+            _ => return Err(StoreError("a snapshot page holds items of another kind than its scope".to_owned())),
+        }
+        for (stream, through) in claim.iter().flat_map(Watermarks::iter) {
+            if through > self.marks.get(stream) {
+                self.floors.raise(stream, through);
+                self.advance(stream, through)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of a state snapshot: those that the page's key range lacks are deleted.
+    async fn snapshot_rows(
+        &mut self,
+        owner: DeviceId,
+        rows: Vec<StateRow>,
+        (after, through): (Option<Cursor>, Option<Cursor>),
+        version_max: u64,
+        effects: &mut Effects,
+    ) -> Result<(), StoreError> {
+        let mut present: BTreeMap<ModelId, BTreeSet<RecordId>> = BTreeMap::new();
+        for row in &rows {
+            present.entry(row.model).or_default().insert(row.record);
+        }
+        self.remote_rows(owner, rows, effects).await?;
+        let tables = self.tables.all(&mut self.store.borrow_mut(), false)?;
+        for model in tables.into_iter().map(|table| table.model) {
+            let from = match after {
+                Some((at, _)) if at > model => continue,
+                Some((at, record)) if at == model => record,
+                _ => RecordId::MIN,
+            };
+            let to = match through {
+                Some((at, _)) if at < model => continue,
+                Some((at, record)) if at == model => record,
+                _ => RecordId(uuid::Uuid::max()),
+            };
+            let mut present = present.remove(&model).unwrap_or_default();
+            present.extend(after.filter(|(at, _)| *at == model).map(|(_, record)| record));
+            let sweep = Sweep { owner, range: (from, to), version_max, present };
+            let applied = self.applier(model, false).send(sweep).await??;
+            effects.note(model, applied);
+        }
+        Ok(())
+    }
+}
