@@ -23,7 +23,7 @@ use crate::proto::clock::when_within_drift;
 use crate::store::ledger::{self, Note};
 use crate::store::sql;
 use crate::store::tables::Tables;
-use crate::transactions::StoreError;
+use crate::transactions::{Awaited, StoreError};
 
 /// The setting that keeps the last timestamp.
 pub(crate) const CLOCK_SETTING: &str = "clock";
@@ -227,9 +227,10 @@ impl Engine {
         }
     }
 
-    /// How many changes are parked, by the device that made them.
-    pub(crate) fn parked_counts(&self) -> Vec<(DeviceId, u64)> {
-        self.parked.iter().map(|(origin, changes)| (*origin, changes.len() as u64)).collect()
+    /// What the store waits for.
+    pub(crate) fn awaited(&self) -> Awaited {
+        let parked = self.parked.iter().map(|(origin, changes)| (*origin, changes.len() as u64)).collect();
+        Awaited { parked, lacking: self.lacking() }
     }
 }
 

@@ -7,7 +7,10 @@ use std::path::Path;
 
 use starling_schema::ids::LibraryId;
 
-const NAME: &str = "heads";
+/// One file per library: a device that leaves one and comes back goes on where it was.
+fn name(library: LibraryId) -> String {
+    format!("heads-{library}")
+}
 
 /// What was noted.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -36,7 +39,7 @@ impl HeadsFile {
         options.create(true).truncate(false).read(true).write(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(data.join(NAME))?;
+        let mut file = options.open(data.join(name(library)))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let heads = parse(&String::from_utf8_lossy(&bytes), library).unwrap_or_default();
@@ -82,7 +85,7 @@ mod tests {
     #[test]
     fn a_damaged_file_counts_as_nothing_noted() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(NAME), b"\xff 1 2").unwrap();
+        std::fs::write(dir.path().join(name(LibraryId::MIN)), b"\xff 1 2").unwrap();
         assert_eq!(HeadsFile::open(dir.path(), LibraryId::MIN).unwrap().heads, Heads::default());
     }
 }

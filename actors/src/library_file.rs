@@ -63,6 +63,7 @@ pub(crate) fn read_stored(
     let tickets = Tickets::restore(tickets);
     let book = ledger::setting(c, BOOK_SETTING).map_err(store_error)?;
     let own: Option<Device> = crate::records::get(c, secret.device().record()).map_err(store_error)?;
+    let named = membership.members().get(&secret.device()).map(|member| member.name.clone());
     Ok(Stored {
         membership,
         tickets,
@@ -75,7 +76,7 @@ pub(crate) fn read_stored(
             .collect(),
         beacons: ledger::beacons(c).map_err(store_error)?,
         retries: (ledger::retries(c).map_err(store_error)?, ledger::dead_letters(c).map_err(store_error)?),
-        device_name: own.and_then(|device| device.name),
+        device_name: own.and_then(|device| device.name).or(named),
     })
 }
 

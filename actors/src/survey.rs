@@ -15,7 +15,7 @@ use crate::session::{Describe, SessionReport};
 use crate::status::{LibraryState, LibraryStatus, LogStatus, Named, PeerStatus, Queues, Status, SyncVerdict};
 use crate::store::tables::Tables;
 use crate::store::{ledger, pages};
-use crate::transactions::Parked;
+use crate::transactions::{AskAwaited, Awaited};
 
 /// Asks everybody.
 pub(crate) async fn status(handle: &PeerHandle) -> Result<Status, QueryError> {
@@ -25,8 +25,8 @@ pub(crate) async fn status(handle: &PeerHandle) -> Result<Status, QueryError> {
     let progress = links.buffer.send(AskProgress).await?;
     let acks = links.heartbeats.send(AskAcks).await?.0;
     let retries = links.retry.send(AskRetries).await?;
-    let parked = links.transactions.send(Parked).await?;
-    let parked_count = parked.iter().map(|(_, count)| count).sum();
+    let awaited = links.transactions.send(AskAwaited).await?;
+    let parked = awaited.parked.iter().map(|(_, count)| count).sum();
     let mut reports: BTreeMap<DeviceId, SessionReport> = BTreeMap::new();
     for (peer, session) in &roster.sessions {
         if let Ok(report) = session.send(Describe).await {
@@ -38,17 +38,13 @@ pub(crate) async fn status(handle: &PeerHandle) -> Result<Status, QueryError> {
     let (counts, entries) = counted.await?;
     let peers = peers(links.device, &roster, &reports, &acks, &progress);
     let state = state(&progress, &peers);
-    let queues = Queues {
-        retry: retries.waiting,
-        dead_letters: retries.letters.len() as u64,
-        buffered: progress.held,
-        parked: parked_count,
-    };
+    let queues =
+        Queues { retry: retries.waiting, dead_letters: retries.letters.len() as u64, buffered: progress.held, parked };
     let name = roster.membership.members().get(&links.device).map(|member| member.name.clone());
     Ok(Status {
         device: Named { id: links.device, name: name.unwrap_or_default() },
         library: LibraryStatus { id: links.library, name: roster.membership.library_name().to_owned(), state },
-        verdict: verdict(state, &peers, &parked),
+        verdict: verdict(state, &peers, &awaited),
         peers,
         queues,
         counts,
@@ -109,10 +105,16 @@ fn state(progress: &Progress, peers: &[PeerStatus]) -> LibraryState {
 }
 
 /// One sentence on whether all is well.
-fn verdict(state: LibraryState, peers: &[PeerStatus], parked: &[(DeviceId, u64)]) -> SyncVerdict {
+fn verdict(state: LibraryState, peers: &[PeerStatus], awaited: &Awaited) -> SyncVerdict {
     let online = peers.iter().filter(|peer| peer.online).count();
     let behind: Vec<&PeerStatus> = peers.iter().filter(|peer| peer.online && peer.behind_them > 0).collect();
     let not = |reason: String| SyncVerdict { in_sync: false, reason };
+    let Awaited { parked, lacking } = awaited;
+    if *lacking > 0 {
+        return not(format!(
+            "this database is an older copy: {lacking} of this device's own changes are known to others only"
+        ));
+    }
     match state {
         LibraryState::Uninitialized => not("no member of this library has been reached yet".to_owned()),
         LibraryState::Backfilling { have, of } => {

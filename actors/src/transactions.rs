@@ -149,7 +149,7 @@ pub(crate) struct Transactions {
     queue: VecDeque<Job>,
     applied: Watermarks,
     durable: Watermarks,
-    parked: Vec<(DeviceId, u64)>,
+    awaited: Awaited,
     listeners: Vec<Recipient<Advanced>>,
     events: Recipient<Happened>,
     environment: Environment,
@@ -169,7 +169,7 @@ impl Transactions {
         Self {
             applied: engine.marks.clone(),
             durable: Watermarks::new(),
-            parked: engine.parked_counts(),
+            awaited: engine.awaited(),
             engine: Some(engine),
             queue: VecDeque::new(),
             listeners: Vec::new(),
@@ -206,8 +206,7 @@ impl Transactions {
             jobs.extend(self.queue.pop_front());
         }
         let done = transaction(engine, sync, jobs).into_actor(self).map(move |(engine, effects), actor, ctx| {
-            let parked = engine.parked_counts();
-            actor.parked = parked;
+            actor.awaited = engine.awaited();
             let release_at = engine.release_at();
             let marks = engine.marks.clone();
             actor.engine = Some(engine);
@@ -391,16 +390,25 @@ impl Handler<Prune> for Transactions {
     }
 }
 
-/// How many changes are parked, by the device that made them.
+/// What the store waits for.
 #[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "Vec<(DeviceId, u64)>")]
-pub(crate) struct Parked;
+#[rtype(result = "Awaited")]
+pub(crate) struct AskAwaited;
 
-impl Handler<Parked> for Transactions {
-    type Result = MessageResult<Parked>;
+/// The answer to [`AskAwaited`].
+#[derive(Clone, Debug, Default, MessageResponse)]
+pub(crate) struct Awaited {
+    /// How many changes are parked, by the device that made them.
+    pub(crate) parked: Vec<(DeviceId, u64)>,
+    /// How many of our own changes this database lacks: it is an older copy.
+    pub(crate) lacking: u64,
+}
 
-    fn handle(&mut self, _: Parked, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.parked.clone())
+impl Handler<AskAwaited> for Transactions {
+    type Result = Awaited;
+
+    fn handle(&mut self, _: AskAwaited, _: &mut Self::Context) -> Awaited {
+        self.awaited.clone()
     }
 }
 

@@ -131,6 +131,9 @@ impl From<CommitError> for CliError {
         match error {
             CommitError::Refused { .. } | CommitError::TooLarge { .. } => Self::new(ErrorKind::Invalid, message),
             CommitError::Deleted { .. } => Self::new(ErrorKind::Deleted, message),
+            CommitError::Behind { .. } => {
+                Self::new(ErrorKind::Storage, message).hint("run `starling status` to see when they are back")
+            }
             CommitError::Busy => Self::new(ErrorKind::Busy, message).hint("try again in a moment"),
             CommitError::Storage(_) => {
                 Self::new(ErrorKind::Storage, message).hint("check that the disk of the data directory has room")
