@@ -192,12 +192,20 @@ impl Node {
     /// # Panics
     /// When it runs.
     pub fn restore_database(&self, backup: &Backup) {
+        self.lose_database();
+        for file in files(backup.0.path()).into_iter().filter(|file| is_database(file)) {
+            copy_into(&file, &self.0.data);
+        }
+    }
+
+    /// Loses the database and keeps the key.
+    ///
+    /// # Panics
+    /// When the peer runs.
+    pub fn lose_database(&self) {
         assert!(!self.is_running(), "{} runs", self.0.name);
         for file in files(&self.0.data).into_iter().filter(|file| is_database(file)) {
             fs::remove_file(file).expect("a file can be removed");
-        }
-        for file in files(backup.0.path()).into_iter().filter(|file| is_database(file)) {
-            copy_into(&file, &self.0.data);
         }
     }
 

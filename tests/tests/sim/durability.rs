@@ -104,6 +104,27 @@ fn a_database_restored_from_an_older_copy_takes_its_own_lost_changes_back() {
 }
 
 #[test]
+fn a_device_that_lost_its_database_and_joins_again_goes_on_with_its_numbers() {
+    Cluster::run(605, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        let before = b.add_tags(5).await;
+        let location = b.add_location("kept").await;
+        cluster.settle(SOON).await;
+        b.stop().await;
+        b.lose_database();
+        b.start().await;
+        b.join(&a).await;
+        cluster.settle(LATER).await;
+        let after = b.add_tags(5).await;
+        cluster.settle(LATER).await;
+        for tag in before.iter().chain(&after) {
+            assert!(a.get::<Tag>(*tag).await.is_some() && b.get::<Tag>(*tag).await.is_some());
+        }
+        assert_eq!(b.owner::<starling_schema::models::Location>(location).await, Some(b.id()));
+    });
+}
+
+#[test]
 fn a_restored_database_takes_no_write_before_it_has_its_lost_changes_back_so_no_number_is_used_twice() {
     Cluster::run(604, async |cluster| {
         let [a, b] = cluster.library(["a", "b"]).await;
