@@ -9,13 +9,16 @@ use futures::channel::oneshot;
 use parking_lot::RwLock;
 use starling_schema::change::Write;
 use starling_schema::ids::{DeviceId, LibraryId};
+use starling_schema::models::Device;
 use starling_schema::stream::{Stream, StreamKind};
+
+use starling_schema::value::Fields;
 
 use crate::applier::{self, Conflict};
 use crate::backfill_buffer::AskProgress;
 use crate::environment::Environment;
 use crate::events::{Event, Since};
-use crate::pairing::IssueTicket;
+use crate::pairing::{ChangeMembers, IssueTicket, MemberError};
 use crate::peer::{Peer, PeerOptions, StartError, StopPeer, WhenStopped};
 use crate::proto::pairing::Ticket;
 use crate::reader::QueryError;
@@ -149,6 +152,30 @@ impl PeerHandle {
             .collect();
         members.sort_by(|a, b| (!a.this, &a.name, a.id).cmp(&(!b.this, &b.name, b.id)));
         Ok(members)
+    }
+
+    /// Removes a device from the library, for good: its key never comes back. Those who hear of it cut it off at once.
+    ///
+    /// # Errors
+    /// When the device is no member, or the removal cannot be stored.
+    pub async fn remove_device(&self, device: DeviceId) -> Result<(), MemberError> {
+        self.change_members(ChangeMembers::Remove(device)).await
+    }
+
+    /// Gives this device another name.
+    ///
+    /// # Errors
+    /// When the name is too long, or cannot be stored.
+    pub async fn rename_device(&self, name: &str) -> Result<(), MemberError> {
+        self.change_members(ChangeMembers::Rename(name.to_owned())).await?;
+        let mut own = Fields::new();
+        own.set(Device::NAME, name);
+        let renamed = self.commit(vec![Write::patch(Device::MODEL, self.device().record(), own)]).await;
+        renamed.map(drop).map_err(|error| MemberError::Refused(error.to_string()))
+    }
+
+    async fn change_members(&self, change: ChangeMembers) -> Result<(), MemberError> {
+        self.tree().roster.send(change).await.map_err(|_| MemberError::Stopped)?
     }
 
     /// What this peer says of itself.

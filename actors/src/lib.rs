@@ -40,6 +40,7 @@ pub use applier::Conflict;
 pub use events::{Event, EventKind};
 pub use handle::{Invitation, MemberInfo, PeerHandle};
 pub use joining::{JoinError, Joined};
+pub use pairing::MemberError;
 pub use peer::{NetworkChoice, NetworkFactory, PeerOptions, StartError};
 pub use reader::QueryError;
 pub use store::Registry;

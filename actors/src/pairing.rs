@@ -1,13 +1,15 @@
-//! Pairing, as the roster does it: issuing tickets and judging the devices that show one.
+//! Who belongs, as the roster changes it: issuing tickets, judging the devices that show one, removing and renaming.
 
 use actix::prelude::*;
+use starling_schema::ids::DeviceId;
 use starling_schema::key::DeviceKey;
 use starling_schema::wire::{JoinRefusal, JoinRequest, JoinResponse};
 
+use crate::proto::membership::MembershipError;
 use crate::proto::pairing::{IssuedTicket, TicketId, TicketsError, Verdict};
 use crate::roster::Roster;
 use crate::store::ledger::Note;
-use crate::transactions::Keep;
+use crate::transactions::{Keep, StoreError};
 
 /// Judge a device that asks to join.
 #[derive(Clone, Debug, Message)]
@@ -111,5 +113,57 @@ impl Handler<IssueTicket> for Roster {
         }
         self.admit(ctx);
         Ok(self.book.own())
+    }
+}
+
+/// A change of the membership that this device makes.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<(), MemberError>")]
+pub(crate) enum ChangeMembers {
+    /// A device is a member no more; this one may remove itself.
+    Remove(DeviceId),
+    /// This device has another name.
+    Rename(String),
+}
+
+/// Why the membership could not be changed. It is as it was.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemberError {
+    /// The device is no member, or the name is too long.
+    #[error("{0}")]
+    Refused(String),
+    /// It could not be stored.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+    /// The peer has stopped.
+    #[error("the peer has stopped")]
+    Stopped,
+}
+
+impl Handler<ChangeMembers> for Roster {
+    type Result = ResponseActFuture<Self, Result<(), MemberError>>;
+
+    fn handle(&mut self, change: ChangeMembers, _: &mut Self::Context) -> Self::Result {
+        let Some(links) = self.links.clone() else { return Box::pin(fut::ready(Err(MemberError::Stopped))) };
+        let now_ms = links.environment.wall_ms();
+        let statement = match change {
+            ChangeMembers::Remove(device) => match self.membership.key_of(device) {
+                Some(key) => self.membership.remove(key, now_ms, &links.secret),
+                None => Err(MembershipError::NotAMember(device)),
+            },
+            ChangeMembers::Rename(name) => self.membership.rename(&name, now_ms, &links.secret),
+        };
+        let statement = match statement {
+            Ok(statement) => statement,
+            Err(error) => return Box::pin(fut::ready(Err(MemberError::Refused(error.to_string())))),
+        };
+        let stored = links.transactions.send(Keep(vec![Note::Statement(statement.clone())])).into_actor(self);
+        Box::pin(stored.map(move |outcome, actor, ctx| {
+            outcome.map_err(StoreError::from)??;
+            actor.membership.insert(statement).map_err(|error| MemberError::Refused(error.to_string()))?;
+            actor.membership_changed(ctx);
+            Ok(())
+        }))
     }
 }

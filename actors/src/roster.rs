@@ -316,8 +316,15 @@ impl Handler<NetworkEvent> for Roster {
 
     fn handle(&mut self, event: NetworkEvent, ctx: &mut Self::Context) {
         match event {
+            NetworkEvent::Connected { peer, address } if self.membership.removed().contains(&peer) => {
+                tracing::info!(peer = %peer.device(), %address, "a removed device was turned away");
+                if let Some(links) = &self.links
+                    && links.network.disconnect.try_send(Disconnect(peer)).is_err()
+                {
+                    tracing::warn!(peer = %peer.device(), "a removed device could not be disconnected yet");
+                }
+            }
             NetworkEvent::Connected { peer, address } => {
-                self.book.reached(peer.device());
                 self.connected.insert(peer.device(), (peer, address));
                 self.admit(ctx);
             }
@@ -384,6 +391,8 @@ impl Handler<Met> for Roster {
     type Result = ();
 
     fn handle(&mut self, Met { peer, statements, addresses }: Met, ctx: &mut Self::Context) {
+        // Only who says hello was reached: a connection alone may be turned away, over and over.
+        self.book.reached(peer);
         self.learn(statements, ctx);
         let mut news = false;
         for (device, known) in addresses {

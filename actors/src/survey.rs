@@ -44,7 +44,7 @@ pub(crate) async fn status(handle: &PeerHandle) -> Result<Status, QueryError> {
     Ok(Status {
         device: Named { id: links.device, name: name.unwrap_or_default() },
         library: LibraryStatus { id: links.library, name: roster.membership.library_name().to_owned(), state },
-        verdict: verdict(state, &peers, &awaited),
+        verdict: if roster.membership.is_member(links.device) { verdict(state, &peers, &awaited) } else { removed() },
         peers,
         queues,
         counts,
@@ -102,6 +102,12 @@ fn state(progress: &Progress, peers: &[PeerStatus]) -> LibraryState {
         (0, true) => LibraryState::Ready,
         (missing, true) => LibraryState::CatchingUp { missing },
     }
+}
+
+/// This device was removed.
+fn removed() -> SyncVerdict {
+    let reason = "this device was removed from the library: start over in a fresh data directory".to_owned();
+    SyncVerdict { in_sync: false, reason }
 }
 
 /// One sentence on whether all is well.

@@ -387,6 +387,16 @@ pub(crate) struct CollectionDetails {
 pub(crate) enum DevicesCommand {
     /// List them
     Ls,
+    /// Give this device another name
+    Rename {
+        /// The name
+        name: String,
+    },
+    /// Remove a device for good: it is cut off, and its key never comes back
+    Remove {
+        /// Its name or id
+        device: String,
+    },
 }
 
 /// Options of `wait`.

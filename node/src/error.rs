@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use starling::{CommitError, JoinError, QueryError, StartError};
+use starling::{CommitError, JoinError, MemberError, QueryError, StartError};
 
 /// What sort of failure it is; scripts tell failures apart by it and by the exit code that follows from it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -140,6 +140,13 @@ impl From<CommitError> for CliError {
             }
             _ => Self::new(ErrorKind::Failed, message),
         }
+    }
+}
+
+impl From<MemberError> for CliError {
+    fn from(error: MemberError) -> Self {
+        let kind = if matches!(error, MemberError::Storage(_)) { ErrorKind::Storage } else { ErrorKind::Failed };
+        Self::new(kind, error.to_string())
     }
 }
 

@@ -72,6 +72,8 @@ macro_rules! stream {
 
 call!("/v1/status", StatusCall {} -> StatusReply);
 call!("/v1/devices", DevicesCall {} -> Devices);
+call!("/v1/devices/rename", DeviceRename { name: String } -> DeviceRow);
+call!("/v1/devices/remove", DeviceRemove { device: String } -> DeviceRow);
 call!("/v1/invite", InviteCall { expires_ms: u64 } -> Ticket);
 call!("/v1/join", JoinCall { ticket: String, merge: bool } -> JoinedReply);
 call!("/v1/digest", DigestCall {} -> Digest);

@@ -10,7 +10,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Session;
-use crate::api::{DevicesCall, InviteCall, JoinCall, PeerRow, Peers, StatusCall, StatusReply};
+use crate::api::{
+    DeviceRemove, DeviceRename, DevicesCall, InviteCall, JoinCall, PeerRow, Peers, StatusCall, StatusReply,
+};
 use crate::arguments::Wait;
 use crate::client::Client;
 use crate::error::{CliError, ErrorKind};
@@ -145,6 +147,18 @@ pub(crate) async fn devices(session: &Session) -> Result<(), CliError> {
         });
         session.output.table(["DEVICE", "STATE", "SYSTEM", "LAST SEEN", "ID"], rows)
     })
+}
+
+/// Gives this device another name.
+pub(crate) async fn rename(session: &Session, name: String) -> Result<(), CliError> {
+    let device = session.peer.call(&DeviceRename { name }).await?;
+    session.output.reply(&device, |device| format!("this device is now called {}", device.name))
+}
+
+/// Removes a device.
+pub(crate) async fn remove(session: &Session, device: String) -> Result<(), CliError> {
+    let device = session.peer.call(&DeviceRemove { device }).await?;
+    session.output.reply(&device, |device| format!("{} ({}) was removed from the library", device.name, device.id))
 }
 
 #[derive(Debug, Serialize)]

@@ -36,6 +36,8 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), CliEr
         Command::Status => membership::status(session).await,
         Command::Peers => membership::peers(session).await,
         Command::Devices(DevicesCommand::Ls) => membership::devices(session).await,
+        Command::Devices(DevicesCommand::Rename { name }) => membership::rename(session, name).await,
+        Command::Devices(DevicesCommand::Remove { device }) => membership::remove(session, device).await,
         Command::Wait(wait) => membership::wait(session, wait).await,
         Command::Add { paths } => files::add(session, &paths).await,
         Command::Rescan { location } => files::rescan(session, location).await,

@@ -9,9 +9,9 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer, error, web};
 use super::{Node, streams};
 use crate::api::{
     Annotate, Call, Collect, CollectionDelete, CollectionEdit, CollectionNew, CollectionRestore, CollectionsCall,
-    ConflictRestore, ConflictShow, ConflictsCall, DevicesCall, Digest, DigestCall, Document, FindCall, InviteCall,
-    JoinCall, JoinedReply, LibraryName, LocationRemove, LocationRow, Locations, LocationsCall, ShowCall, StatusCall,
-    TagAssign, TagDelete, TagEdit, TagNest, TagNew, TagRestore, TagsCall, Ticket,
+    ConflictRestore, ConflictShow, ConflictsCall, DeviceRemove, DeviceRename, DevicesCall, Digest, DigestCall,
+    Document, FindCall, InviteCall, JoinCall, JoinedReply, LibraryName, LocationRemove, LocationRow, Locations,
+    LocationsCall, ShowCall, StatusCall, TagAssign, TagDelete, TagEdit, TagNest, TagNew, TagRestore, TagsCall, Ticket,
 };
 use crate::data_directory::{DataDirectory, SocketFiles};
 use crate::error::{CliError, ErrorDocument, ErrorKind};
@@ -67,6 +67,8 @@ fn routes(config: &mut web::ServiceConfig) {
     library_routes(config);
     answer(config, async |node: Node, StatusCall {}| devices::status(&node.peer).await);
     answer(config, async |node: Node, DevicesCall {}| devices::all(&node.peer).await);
+    answer(config, async |node: Node, call: DeviceRename| devices::rename(&node.peer, &call.name).await);
+    answer(config, async |node: Node, call: DeviceRemove| devices::remove(&node.peer, &call.device).await);
     answer(config, invite);
     answer(config, join);
     answer(config, async |node: Node, DigestCall {}| {

@@ -54,6 +54,33 @@ pub(crate) async fn all(peer: &PeerHandle) -> Result<Devices, CliError> {
     Ok(Devices { devices })
 }
 
+/// Gives this device another name.
+pub(crate) async fn rename(peer: &PeerHandle, name: &str) -> Result<DeviceRow, CliError> {
+    if name.trim().is_empty() {
+        return Err(CliError::new(ErrorKind::Invalid, "a device needs a name"));
+    }
+    peer.rename_device(name).await?;
+    let devices = all(peer).await?.devices;
+    devices.into_iter().find(|row| row.this).ok_or_else(|| CliError::new(ErrorKind::Failed, "this device is no member"))
+}
+
+/// Removes the member of that name or id.
+pub(crate) async fn remove(peer: &PeerHandle, text: &str) -> Result<DeviceRow, CliError> {
+    let devices = all(peer).await?.devices;
+    let mut named: Vec<DeviceRow> =
+        devices.into_iter().filter(|row| row.name == text || row.id.to_string() == text).collect();
+    match (named.pop(), named.is_empty()) {
+        (Some(device), true) => {
+            peer.remove_device(device.id).await?;
+            Ok(device)
+        }
+        (Some(_), false) => Err(CliError::new(ErrorKind::Ambiguous, format!("{text} is the name of several devices"))
+            .hint("use the id: `starling devices ls` shows it")),
+        (None, _) => Err(CliError::new(ErrorKind::NotFound, format!("no device of this library is called {text}"))
+            .hint("`starling devices ls` lists them")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use starling::status::LibraryState;

@@ -17,7 +17,7 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Looks until there is something, and returns it.
 ///
 /// # Panics
-/// When there is nothing for [`PATIENCE`].
+/// When there is nothing in time.
 pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     within(PATIENCE, look).unwrap_or_else(|| panic!("{what}: not within {} s", PATIENCE.as_secs()))
 }

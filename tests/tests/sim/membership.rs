@@ -1,5 +1,6 @@
 //! Membership: who gets in, and what those who are not in get.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use starling::JoinError;
@@ -245,5 +246,60 @@ fn a_device_with_data_of_its_own_does_not_join_by_accident() {
         b.peer().join(&ticket, true).await.unwrap();
         cluster.settle(LATER).await;
         assert_eq!(a.tag_name(tag).await.unwrap(), "mine");
+    });
+}
+
+#[test]
+fn a_removed_device_is_cut_off_its_later_changes_appear_nowhere_and_it_holds_no_log() {
+    Cluster::run(720, async |cluster| {
+        let [a, b, c] = cluster.library(["a", "b", "c"]).await;
+        let before = c.add_tag("before").await;
+        cluster.settle(SOON).await;
+        a.peer().remove_device(c.id()).await.unwrap();
+        cluster.pass(Duration::from_secs(5)).await;
+        let (late, ours) = (c.add_tag("late").await, a.add_tag("ours").await);
+        cluster.pass(LATER).await;
+        let online: Vec<_> = c.status().await.peers.into_iter().filter(|peer| peer.online).collect();
+        assert_eq!((c.tag_name(ours).await, online), (None, Vec::new()));
+        let removed = c.id();
+        c.stop().await;
+        cluster.settle(LATER).await;
+        cluster.until_pruned(LATER).await;
+        for node in [&a, &b] {
+            let names: Vec<_> = node.peer().members().await.unwrap().into_iter().map(|member| member.id).collect();
+            assert!(names.len() == 2 && !names.contains(&removed), "{names:?}");
+            assert_eq!((node.tag_name(before).await, node.tag_name(late).await), (Some("before".to_owned()), None));
+        }
+        check::assert_equal(&[&a, &b]).await;
+    });
+}
+
+#[test]
+fn two_devices_that_remove_each_other_are_both_out() {
+    Cluster::run(721, async |cluster| {
+        let [a, b, c, d] = cluster.library(["a", "b", "c", "d"]).await;
+        cluster.partition(&[&[&a, &c], &[&b, &d]]).await;
+        cluster.pass(Duration::from_mins(1)).await;
+        a.peer().remove_device(b.id()).await.unwrap();
+        b.peer().remove_device(a.id()).await.unwrap();
+        cluster.pass(LATER).await;
+        cluster.heal().await;
+        cluster.pass(LATER).await;
+        for node in [&c, &d] {
+            let members: BTreeSet<_> =
+                node.peer().members().await.unwrap().into_iter().map(|member| member.id).collect();
+            assert_eq!(members, BTreeSet::from([c.id(), d.id()]));
+        }
+    });
+}
+
+#[test]
+fn a_new_name_is_known_everywhere() {
+    Cluster::run(722, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        b.peer().rename_device("kitchen").await.unwrap();
+        cluster.settle(LATER).await;
+        assert!(a.peer().members().await.unwrap().iter().any(|member| member.name == "kitchen"));
+        check::assert_equal(&[&a, &b]).await;
     });
 }
