@@ -123,7 +123,7 @@ impl Heartbeats {
 
     /// Says how far we are, to everybody by gossip and to each connected peer directly.
     fn beat(&mut self) {
-        // A restart may have forgotten the last number, so the wall clock keeps it rising.
+        // A crash may have forgotten the last numbers, so the wall clock keeps them rising.
         self.number = (self.number + 1).max(self.environment.wall_ms());
         let beacon = Beacon {
             library: self.library,
@@ -194,7 +194,7 @@ impl Heartbeats {
         let notes: Vec<Note> = self
             .beacons
             .iter()
-            .filter(|(member, _)| unsaved.contains(member) && *member != self.device)
+            .filter(|(member, _)| unsaved.contains(member))
             .map(|(member, signed)| Note::Beacon {
                 member,
                 number: self.beacons.of(member).map_or(0, |beacon| beacon.number),

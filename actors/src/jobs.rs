@@ -48,7 +48,7 @@ pub(crate) async fn transaction(mut engine: Engine, sync: Sync, jobs: Vec<Job>) 
             }
         }
         match outcome {
-            Ok(()) => outcome = engine.commit(),
+            Ok(()) => outcome = settle_down(&mut engine, sync, &effects),
             Err(_) => engine.rollback(),
         }
     }
@@ -62,6 +62,16 @@ pub(crate) async fn transaction(mut engine: Engine, sync: Sync, jobs: Vec<Job>) 
         answer(outcome.clone());
     }
     (engine, outcome.is_ok().then_some(effects))
+}
+
+/// Commits. An empty transaction would sync nothing, and what came from peers before it would pass for durable: a full
+/// one always writes something.
+fn settle_down(engine: &mut Engine, sync: Sync, effects: &Effects) -> Result<(), StoreError> {
+    if sync == Sync::Full && effects.committed.is_empty() {
+        let mark = engine.marks.iter().map(|(_, through)| through).sum::<u64>().to_be_bytes().to_vec();
+        engine.keep(&[Note::Setting("flushed", mark)]).inspect_err(|_| engine.rollback())?;
+    }
+    engine.commit()
 }
 
 /// Does one job. An error takes the whole transaction back.
@@ -92,10 +102,7 @@ async fn step(
             let result = engine.prune(bounds).await;
             settle(reply, result, answers)
         }
-        Job::Flush => {
-            engine.release(effects).await?;
-            engine.keep(&[Note::Setting("flushed", engine.marks.iter().count().to_be_bytes().to_vec())])
-        }
+        Job::Flush => engine.release(effects).await,
     }
 }
 

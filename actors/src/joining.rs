@@ -14,10 +14,14 @@ use crate::proto::pairing::{Ticket, proof};
 use crate::reader::QueryError;
 use crate::roster::{AskRoster, Guest};
 use crate::store::tables::Tables;
+use crate::transactions::CommitError;
 use crate::tree::Tree;
 
 /// How often a lost request is sent again; the inviter gives the same device the same answer.
 const ATTEMPTS_MAX: usize = 3;
+
+/// How long a commit that cannot be taken now waits.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// What joining led to.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -30,7 +34,7 @@ pub struct Joined {
     pub devices: usize,
 }
 
-/// Why joining failed. The peer goes on with the library that it had.
+/// Why joining failed. The peer goes on with the library that it had, unless the message says that it was joined.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
@@ -85,24 +89,47 @@ impl PeerHandle {
         guest(None).await.map_err(QueryError::from)?;
         let own_addresses = tree.roster.send(AskRoster).await.map_err(QueryError::from)?.listen;
         let membership = admitted(&tree, &ticket, answer?)?;
+        // Asking took a while: what was committed meanwhile goes along.
+        let data = self.own_data().await?;
         let joined = Joined {
             library: membership.library(),
             library_name: membership.library_name().to_owned(),
             devices: membership.members().len(),
         };
-        let change = ChangeLibrary {
-            membership,
-            inviter: ticket.inviter,
-            addresses: ticket.addresses,
-            own_addresses,
-            keep_old: !data.is_empty(),
-        };
+        let change = ChangeLibrary { membership, inviter: ticket.inviter, addresses: ticket.addresses, own_addresses };
         let changed = self.peer.send(change).await.map_err(QueryError::from)?;
         changed.map_err(|error| JoinError::Storage(error.to_string()))?;
-        for writes in data.chunks(COMMIT_CHANGES_MAX / 4) {
-            self.commit(writes.to_vec()).await.map_err(|error| JoinError::Storage(error.to_string()))?;
-        }
+        self.issue_anew(data).await?;
         Ok(joined)
+    }
+
+    /// Commits records in the joined library. What does not fit one commit is halved; a record that is refused by itself
+    /// is left in the old library's file, and said.
+    async fn issue_anew(&self, data: Vec<Write>) -> Result<(), JoinError> {
+        let mut waiting: Vec<Vec<Write>> = data.chunks(COMMIT_CHANGES_MAX / 4).rev().map(<[Write]>::to_vec).collect();
+        while let Some(mut writes) = waiting.pop() {
+            match self.commit(writes.clone()).await {
+                Ok(_) => {}
+                Err(CommitError::Busy | CommitError::Behind { .. }) => {
+                    tokio::time::sleep(AGAIN).await;
+                    waiting.push(writes);
+                }
+                Err(CommitError::TooLarge { .. } | CommitError::Refused { .. } | CommitError::Deleted { .. })
+                    if writes.len() > 1 =>
+                {
+                    let rest = writes.split_off(writes.len() / 2);
+                    waiting.extend([rest, writes]);
+                }
+                Err(error @ (CommitError::Storage(_) | CommitError::Stopped)) => {
+                    return Err(JoinError::Storage(format!(
+                        "the library was joined, but not everything could be taken along: {error}. The old library's file \
+                         is kept in the data directory"
+                    )));
+                }
+                Err(error) => tracing::error!(%error, "a record was not taken along: it is in the old library's file"),
+            }
+        }
+        Ok(())
     }
 
     /// Everything that this device would have to issue anew: its own rows but the one of the device itself, and all

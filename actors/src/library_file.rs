@@ -134,14 +134,15 @@ pub(crate) fn swap(identity: &Identity, change: &ChangeLibrary) -> Result<(), St
         ledger::keep(&mut c, &book.note()).map_err(store_error)?;
         crate::store::sql::run(&mut c, "PRAGMA wal_checkpoint(TRUNCATE)").map_err(store_error)?;
     }
-    if change.keep_old {
-        let kept = identity.data.join(format!("left-{}.sqlite", left_number(identity)));
-        remove_database(&kept)?;
-        for suffix in ["-wal", ""] {
-            let from = beside(&current, suffix);
-            if from.exists() {
-                std::fs::rename(from, beside(&kept, suffix)).map_err(store_error)?;
-            }
+    // A commit may have come in at the last moment: the old file always stays.
+    let kept = identity.data.join(format!("left-{}.sqlite", left_number(identity)));
+    remove_database(&kept)?;
+    for suffix in ["-wal", ""] {
+        let from = beside(&current, suffix);
+        let to = beside(&kept, suffix);
+        if from.exists() && std::fs::hard_link(&from, &to).is_err() {
+            // A file system without hard links.
+            std::fs::copy(&from, &to).map_err(store_error)?;
         }
     }
     // A write-ahead log must never meet another file than its own; the rename then replaces the old file at once.

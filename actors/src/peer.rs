@@ -177,7 +177,7 @@ impl Handler<WhenStopped> for Peer {
     }
 }
 
-/// Put another library in the place of this one; the old file is kept when it holds data.
+/// Put another library in the place of this one; the old file is kept.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), StartError>")]
 pub(crate) struct ChangeLibrary {
@@ -186,7 +186,6 @@ pub(crate) struct ChangeLibrary {
     pub(crate) addresses: Vec<String>,
     /// Where this device listens: it does so again.
     pub(crate) own_addresses: Vec<String>,
-    pub(crate) keep_old: bool,
 }
 
 impl Handler<ChangeLibrary> for Peer {

@@ -352,7 +352,9 @@ impl Handler<Pull> for Session {
                     }
                     PullWhat::Snapshot { scope, after } => {
                         let page = answer.and_then(|payload| match payload {
-                            SyncPayload::SnapshotResponse(page) if (page.scope, page.after) == (scope, after) => {
+                            SyncPayload::SnapshotResponse(page)
+                                if (page.scope, page.after) == (scope, after) && page.is_sound() =>
+                            {
                                 Some(page)
                             }
                             _ => None,

@@ -156,10 +156,21 @@ impl Op {
                 stamps: Stamps { deleted: Some(Deletion { hlc, seen }), ..Stamps::default() },
                 ..SharedRecord::default()
             },
-            Self::Restore { life, fields, stamps } => SharedRecord {
-                fields,
-                stamps: Stamps { life, restored: Some(hlc), fields: stamps, ..Stamps::default() },
-            },
+            Self::Restore { life, fields, mut stamps } => {
+                // Whatever its author wrote: one stamp a field, none later than the restore itself.
+                stamps.retain(|(field, stamp)| stamp.hlc <= hlc && fields.get(*field).is_some());
+                stamps.sort_by_key(|(field, _)| *field);
+                stamps.dedup_by_key(|(field, _)| *field);
+                for (_, stamp) in &mut stamps {
+                    stamp.losers.retain(|(loser, _)| *loser < stamp.hlc);
+                }
+                let stamped = |field| stamps.binary_search_by_key(&field, |(no, _)| *no).is_ok();
+                let fields = fields.into_iter().filter(|(field, _)| stamped(*field)).collect();
+                SharedRecord {
+                    fields,
+                    stamps: Stamps { life, restored: Some(hlc), fields: stamps, ..Stamps::default() },
+                }
+            }
         }
     }
 }

@@ -7,8 +7,21 @@ use crate::ids::{DeviceId, FieldNo};
 use crate::value::{Fields, Value};
 
 /// For each origin the time of the newest of its writes that was known: a version vector, nearly always of one entry.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Encode, Decode)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Encode)]
 pub struct Seen(Vec<(DeviceId, u64)>);
+
+impl<C> Decode<C> for Seen {
+    fn decode<D: bincode::de::Decoder<Context = C>>(decoder: &mut D) -> Result<Self, bincode::error::DecodeError> {
+        let seen: Vec<(DeviceId, u64)> = Decode::decode(decoder)?;
+        if seen.is_sorted_by(|a, b| a.0 < b.0) {
+            Ok(Self(seen))
+        } else {
+            Err(bincode::error::DecodeError::Other("a version vector is not in ascending order"))
+        }
+    }
+}
+
+bincode::impl_borrow_decode!(Seen);
 
 impl Seen {
     /// Nothing seen.

@@ -118,7 +118,7 @@ impl Watermarks {
     /// How many changes of `other` are missing here.
     #[must_use]
     pub fn lacking(&self, other: &Self) -> u64 {
-        other.iter().map(|(stream, through)| through.saturating_sub(self.get(stream))).sum()
+        other.iter().map(|(stream, through)| through.saturating_sub(self.get(stream))).fold(0, u64::saturating_add)
     }
 
     /// Only the streams of one kind.

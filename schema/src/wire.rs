@@ -201,6 +201,19 @@ pub struct SnapshotResponse {
     pub items: SnapshotItems,
 }
 
+impl SnapshotResponse {
+    /// Whether the page holds what its scope says, and goes on if it says so.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let (is_of_kind, is_empty) = match (&self.scope, &self.items) {
+            (SnapshotScope::Shared, SnapshotItems::Shared(items)) => (true, items.is_empty()),
+            (SnapshotScope::State(_), SnapshotItems::State(rows)) => (true, rows.is_empty()),
+            _ => (false, true),
+        };
+        is_of_kind && self.through.is_none_or(|through| Some(through) > self.after && !is_empty)
+    }
+}
+
 /// The records of a snapshot page, in key order.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum SnapshotItems {

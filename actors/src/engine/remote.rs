@@ -36,6 +36,8 @@ impl Engine {
         if after > watermark {
             return Ok(Outcome::Gap);
         }
+        // Nothing below the end of the batch can be lacking because of it, whatever its server says.
+        let floor = floor.min(through);
         if floor > self.floors.get(stream) {
             self.floors.raise(stream, floor);
         }

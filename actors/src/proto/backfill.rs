@@ -157,6 +157,10 @@ impl Backfill {
             *known = batch.through.max(*known);
         }
         let in_turn = batch.after <= self.frontier(batch.stream);
+        // What waits behind a gap must leave room for the pages that fill it.
+        if !in_turn && self.held_bytes + weight(&batch) > HELD_BYTES_MAX / 4 {
+            return false;
+        }
         self.hold(batch, 0) && in_turn
     }
 
@@ -166,7 +170,8 @@ impl Backfill {
         match response {
             PageResponse::Page { batch, head, floor } => {
                 self.set_mark(peer, stream, head.max(batch.through));
-                if batch.stream != stream || batch.through <= self.frontier(stream) {
+                let frontier = self.frontier(stream);
+                if batch.stream != stream || batch.after > frontier || batch.through <= frontier {
                     return self.rest(peer, stream, now_ms);
                 }
                 if let Some(view) = self.peers.get_mut(&peer) {
@@ -174,7 +179,13 @@ impl Backfill {
                 }
                 self.hold(batch, floor);
             }
-            PageResponse::UpToDate { head } => self.set_mark(peer, stream, head),
+            PageResponse::UpToDate { head } => {
+                self.set_mark(peer, stream, head);
+                // Who claims more than it gives is asked last.
+                if head > self.frontier(stream) {
+                    self.rest(peer, stream, now_ms);
+                }
+            }
             PageResponse::TakeSnapshot { .. } => {
                 let scope = match stream.kind {
                     StreamKind::State => SnapshotScope::State(stream.origin),
@@ -230,14 +241,16 @@ impl Backfill {
             return;
         };
         snapshot.asking = false;
-        snapshot.claim.get_or_insert_with(|| page.watermarks.clone());
+        let sound = |(stream, through): &(Stream, u64)| covers(page.scope, *stream) && i64::try_from(*through).is_ok();
+        snapshot.claim.get_or_insert_with(|| page.watermarks.iter().filter(sound).collect());
         snapshot.next = page.through.map_or(Next::Nowhere, |key| Next::After(Some(key)));
         snapshot.waiting = Some(Box::new(page));
     }
 
     /// A page of a snapshot could not be had or merged: it starts over, elsewhere if possible.
     pub fn snapshot_failed(&mut self, peer: DeviceId, scope: SnapshotScope, now_ms: u64) {
-        self.snapshots.remove(&scope);
+        // The one that served it rests, whoever says that it failed.
+        let peer = self.snapshots.remove(&scope).map_or(peer, |snapshot| snapshot.peer);
         let streams: Vec<Stream> = self.wanted().into_keys().filter(|stream| covers(scope, *stream)).collect();
         for stream in streams {
             self.rest(peer, stream, now_ms);
@@ -259,14 +272,16 @@ impl Backfill {
     /// How many changes that connected peers have are missing here.
     #[must_use]
     pub fn missing(&self) -> u64 {
-        self.wanted().iter().map(|(stream, head)| head.saturating_sub(self.kept(*stream))).sum()
+        let missing = self.wanted().into_iter().map(|(stream, head)| head.saturating_sub(self.kept(stream)));
+        missing.fold(0, u64::saturating_add)
     }
 
     /// How many changes one peer has that are missing here.
     #[must_use]
     pub fn behind(&self, peer: DeviceId) -> u64 {
         let marks = self.peers.get(&peer).map(|view| &view.marks);
-        marks.into_iter().flatten().map(|(stream, head)| head.saturating_sub(self.kept(*stream))).sum()
+        let behind = marks.into_iter().flatten().map(|(stream, head)| head.saturating_sub(self.kept(*stream)));
+        behind.fold(0, u64::saturating_add)
     }
 
     /// How many changes wait for their turn.

@@ -63,7 +63,12 @@ fn join_field(record: &mut SharedRecord, field: FieldNo, value: Value, stamp: St
     writes.retain(|(hlc, _)| *hlc != ours.hlc && !ours.seen.covers(*hlc));
     writes.sort_by_key(|(hlc, _)| *hlc);
     writes.dedup_by_key(|(hlc, _)| *hlc);
-    ours.losers = writes;
+    // A device has seen its own earlier writes, whether it says so or not: one loser of each is enough, and a bound.
+    let winner = ours.hlc;
+    let newest = |hlc: Hlc| {
+        writes.iter().map(|(other, _)| *other).chain([winner]).all(|other| other.device != hlc.device || other <= hlc)
+    };
+    ours.losers = writes.iter().filter(|(hlc, _)| newest(*hlc)).cloned().collect();
 }
 
 /// What an author who sees `record` has seen of one field.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use diesel::prelude::*;
 use diesel::result::QueryResult;
 use diesel::sqlite::SqliteConnection;
-use starling_schema::change::SharedChange;
+use starling_schema::change::{COMMIT_BYTES_MAX, SharedChange};
 use starling_schema::codec;
 use starling_schema::ids::DeviceId;
 use starling_schema::signed::Signed;
@@ -105,7 +105,8 @@ pub(crate) fn log_page(
         let (ends_commit, entry) = row?;
         bytes += entry.len();
         changes.push(decoded(&entry)?);
-        if ends_commit && bytes >= bytes_max {
+        // A commit that never ends must not fill the memory.
+        if bytes >= bytes_max && (ends_commit || bytes >= bytes_max + COMMIT_BYTES_MAX) {
             break;
         }
     }
