@@ -362,4 +362,16 @@ mod tests {
         let wrong = Batch { stream: stream(), after: 0, through: 1, items: Items::State(Vec::new()) };
         assert_eq!(wrong.check(), Err(MalformedBatch::Kind { stream: stream() }));
     }
+
+    #[test]
+    fn a_restore_is_brought_in_order_whatever_its_author_wrote() {
+        let hlc = |time| Hlc { time, device: stream().origin };
+        let stamp = |time| Stamp { hlc: hlc(time), seen: Seen::new(), losers: vec![(hlc(time + 1), Value::Null)] };
+        let fields: Fields = [1, 2, 3, 4].map(|no| (no, Value::Int(i64::from(no)))).into_iter().collect();
+        let stamps = vec![(3, stamp(5)), (1, stamp(5)), (1, stamp(6)), (2, stamp(u64::MAX - 1)), (9, stamp(5))];
+        let delta = Op::Restore { life: None, fields, stamps }.into_delta(hlc(10));
+        assert_eq!(delta.stamps.fields.iter().map(|(no, _)| *no).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(delta.fields.iter().map(|(no, _)| no).collect::<Vec<_>>(), [1, 3]);
+        assert!(delta.stamps.fields.iter().all(|(_, stamp)| stamp.losers.is_empty()));
+    }
 }

@@ -1,6 +1,6 @@
 //! What catching up must do, by value.
 
-use starling_schema::change::{Op, SharedChange};
+use starling_schema::change::{FieldWrite, Op, SharedChange};
 use starling_schema::hlc::Hlc;
 use starling_schema::ids::RecordId;
 use starling_schema::record::Seen;
@@ -168,4 +168,42 @@ fn what_is_parked_is_held_but_not_applied() {
     backfill.advanced(&Watermarks::from_iter([(stream(), 11)]));
     backfill.offer(device(1), batch(11, 12));
     assert_eq!(backfill.steps(60_000), [apply(11, 12)]);
+}
+
+#[test]
+fn what_waits_behind_a_gap_leaves_room_for_the_pages_that_fill_it() {
+    let mut backfill = with_peer(1, 0);
+    let heavy = |after: u64| {
+        let mut batch = batch(after, after + 1);
+        if let Items::Shared(changes) = &mut batch.items {
+            let write = FieldWrite { field: 1, value: "x".repeat(1 << 20).into(), seen: Seen::new() };
+            changes[0].op = Op::Set { life: None, fields: vec![write] };
+        }
+        batch
+    };
+    let held = (1..40).filter(|after| {
+        backfill.offer(device(1), heavy(*after));
+        backfill.held() == *after
+    });
+    assert_eq!(held.count(), 15);
+    assert_eq!(backfill.steps(0), [fetch(1, 0)]);
+}
+
+#[test]
+fn who_claims_more_than_it_gives_is_asked_last() {
+    let mut backfill = with_peer(1, u64::MAX);
+    backfill.peer_marks(device(2), &Watermarks::from_iter([(stream(), 10)]));
+    assert_eq!(backfill.steps(0), [fetch(1, 0)]);
+    backfill.page(device(1), stream(), PageResponse::UpToDate { head: u64::MAX }, 0);
+    assert_eq!(backfill.steps(0), [fetch(2, 0)]);
+    assert_eq!(backfill.missing(), u64::MAX);
+}
+
+#[test]
+fn a_page_that_leaves_a_gap_is_refused() {
+    let mut backfill = with_peer(1, 10);
+    backfill.steps(0);
+    backfill.page(device(1), stream(), page(3, 10, 10), 0);
+    assert_eq!((backfill.held(), backfill.steps(0)), (0, vec![]));
+    assert_eq!(backfill.steps(1_000), [fetch(1, 0)]);
 }

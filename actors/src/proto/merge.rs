@@ -241,6 +241,16 @@ mod tests {
         assert_eq!(all(&[gone.clone(), stale.clone(), back.clone()]), all(&[back, stale, gone]));
     }
 
+    #[test]
+    fn a_device_that_writes_without_looking_leaves_one_loser_at_most() {
+        let base = SharedRecord::default();
+        let blind: Vec<_> = (1..100).map(|time| edit(&base, hlc(time, 1), i64::try_from(time).unwrap())).collect();
+        let with_winner = [blind, vec![edit(&base, hlc(1_000, 2), -1)]].concat();
+        let (record, backward) = (all(&with_winner), all(&with_winner.iter().rev().cloned().collect::<Vec<_>>()));
+        assert_eq!(losers(&record).iter().map(|loser| loser.hlc).collect::<Vec<_>>(), [hlc(99, 1)]);
+        assert_eq!(record, backward);
+    }
+
     /// Three replicas that write, delete, restore and exchange at random; returns every change that was made.
     fn history(steps: &[(u8, u8, u8)]) -> Vec<SharedRecord> {
         let mut replicas = vec![SharedRecord::default(); 3];
