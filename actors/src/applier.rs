@@ -11,18 +11,16 @@ use actix::prelude::*;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use starling_schema::change::{Action, Op, SharedChange, SharedItem, StateRow, Write};
-use starling_schema::codec;
 use starling_schema::hlc::Hlc;
-use starling_schema::ids::{DeviceId, FieldNo, ModelId, RecordId};
+use starling_schema::ids::{DeviceId, ModelId, RecordId};
 use starling_schema::model::{ModelSpec, Ownership};
 use starling_schema::record::SharedRecord;
-use starling_schema::tables;
 use starling_schema::value::{FIELDS_MAX, Fields, VALUE_BYTES_MAX, Value};
-use starling_schema::wire::UNPACKED_BYTES_MAX;
 
-use crate::proto::merge::{self, Loser};
-use crate::store::sql::to_sql;
+use crate::proto::merge;
+use crate::store::conflicts::list_conflicts;
 use crate::store::table::ModelTable;
+use crate::store::tombstones::{bury, has_tombstones, unbury};
 use crate::transactions::{CommitError, StoreError};
 
 /// Only the one transaction that runs asks, so few messages ever wait.
@@ -196,89 +194,6 @@ enum Edited {
 
 fn without_nulls(fields: Fields) -> Fields {
     fields.into_iter().filter(|(_, value)| *value != Value::Null).collect()
-}
-
-/// Takes a tombstone away for a newer row. Says no when the tombstone is the newer one.
-fn unbury(
-    c: &mut SqliteConnection,
-    model: ModelId,
-    record: RecordId,
-    owner: DeviceId,
-    version: u64,
-) -> QueryResult<bool> {
-    use tables::tombstone::dsl;
-    let at = dsl::tombstone.find((i32::from(model), record));
-    let found: Option<(DeviceId, i64)> = at.select((dsl::owner, dsl::version)).first(c).optional()?;
-    match found {
-        Some((who, newest)) if who == owner && newest > to_sql(version) => Ok(false),
-        Some(_) => diesel::delete(at).execute(c).map(|_| true),
-        None => Ok(true),
-    }
-}
-
-fn bury(c: &mut SqliteConnection, model: ModelId, record: RecordId, owner: DeviceId, version: u64) -> QueryResult<()> {
-    use tables::tombstone::dsl;
-    let row =
-        (dsl::model.eq(i32::from(model)), dsl::id.eq(record), dsl::owner.eq(owner), dsl::version.eq(to_sql(version)));
-    diesel::replace_into(dsl::tombstone).values(row).execute(c)?;
-    Ok(())
-}
-
-fn has_tombstones(c: &mut SqliteConnection, owner: DeviceId) -> QueryResult<bool> {
-    use tables::tombstone::dsl;
-    diesel::select(diesel::dsl::exists(dsl::tombstone.filter(dsl::owner.eq(owner)))).get_result(c)
-}
-
-fn list_conflicts(c: &mut SqliteConnection, model: ModelId, record: RecordId, losers: &[Loser]) -> QueryResult<()> {
-    use tables::conflict::dsl;
-    let old = dsl::conflict.filter(dsl::model.eq(i32::from(model)).and(dsl::record.eq(record)));
-    diesel::delete(old).execute(c)?;
-    for Loser { field, hlc, value, deleted } in losers {
-        let value = codec::encode(value, UNPACKED_BYTES_MAX)
-            .map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
-        let row = (
-            dsl::model.eq(i32::from(model)),
-            dsl::record.eq(record),
-            dsl::field.eq(i32::from(*field)),
-            dsl::hlc.eq(*hlc),
-            dsl::deleted.eq(*deleted),
-            dsl::value.eq(value),
-        );
-        diesel::insert_into(dsl::conflict).values(row).execute(c)?;
-    }
-    Ok(())
-}
-
-/// A kept loser, as it is listed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Conflict {
-    /// Its model.
-    pub model: ModelId,
-    /// Its record.
-    pub record: RecordId,
-    /// Its field.
-    pub field: FieldNo,
-    /// The losing write.
-    pub hlc: Hlc,
-    /// The losing value.
-    pub value: Value,
-    /// Whether it lost to a delete of the record instead of to another value.
-    pub deleted: bool,
-}
-
-/// Every kept loser, by record.
-pub(crate) fn conflicts(c: &mut SqliteConnection) -> QueryResult<Vec<Conflict>> {
-    use tables::conflict::dsl;
-    let rows: Vec<(i32, RecordId, i32, Hlc, bool, Vec<u8>)> =
-        dsl::conflict.order((dsl::model, dsl::record, dsl::field, dsl::hlc)).load(c)?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|(model, record, field, hlc, deleted, value)| {
-            let value = codec::decode::<Value, UNPACKED_BYTES_MAX>(&value).ok()?;
-            let (model, field) = (ModelId::try_from(model).ok()?, FieldNo::try_from(field).ok()?);
-            Some(Conflict { model, record, field, hlc, value, deleted })
-        })
-        .collect())
 }
 
 impl Actor for Applier {

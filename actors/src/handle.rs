@@ -14,7 +14,6 @@ use starling_schema::stream::{Stream, StreamKind};
 
 use starling_schema::value::Fields;
 
-use crate::applier::{self, Conflict};
 use crate::backfill_buffer::AskProgress;
 use crate::environment::Environment;
 use crate::events::{Event, Since};
@@ -25,6 +24,7 @@ use crate::reader::QueryError;
 use crate::roster::AskRoster;
 use crate::status::Status;
 use crate::store::Registry;
+use crate::store::conflicts::{self, Conflict};
 use crate::survey;
 use crate::transactions::{Commit, CommitError, Receipt};
 use crate::tree::Tree;
@@ -200,7 +200,7 @@ impl PeerHandle {
     /// # Errors
     /// When the database cannot be read.
     pub async fn conflicts(&self) -> Result<Vec<Conflict>, QueryError> {
-        self.query(|c| Ok(applier::conflicts(c)?)).await
+        self.query(|c| Ok(conflicts::conflicts(c)?)).await
     }
 
     /// The heads of this device's own streams as they are applied.

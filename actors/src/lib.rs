@@ -36,7 +36,6 @@ mod survey;
 mod transactions;
 mod tree;
 
-pub use applier::Conflict;
 pub use events::{Event, EventKind};
 pub use handle::{Invitation, MemberInfo, PeerHandle};
 pub use joining::{JoinError, Joined};
@@ -44,4 +43,5 @@ pub use pairing::MemberError;
 pub use peer::{NetworkChoice, NetworkFactory, PeerOptions, StartError};
 pub use reader::QueryError;
 pub use store::Registry;
+pub use store::conflicts::Conflict;
 pub use transactions::{CommitError, Receipt, StoreError};

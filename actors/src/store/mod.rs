@@ -1,11 +1,13 @@
 //! The library's `SQLite` file: how it is opened, and every statement that reads or writes it.
 
+pub(crate) mod conflicts;
 pub(crate) mod ledger;
 pub(crate) mod open;
 pub(crate) mod pages;
 pub(crate) mod sql;
 pub(crate) mod table;
 pub(crate) mod tables;
+pub(crate) mod tombstones;
 
 use std::collections::BTreeMap;
 
