@@ -22,11 +22,18 @@ use crate::roster::{AskHello, Compared, Met, Roster};
 /// Messages that wait: eight requests in flight each way, and some news.
 const MAILBOX: usize = 64;
 
+/// How long after a hello that failed it is said again.
+const GREET_AGAIN: std::time::Duration = std::time::Duration::from_millis(300);
+
+/// How often a failed hello is said again on one connection; after that heartbeats carry the news.
+const GREETINGS_MAX: u32 = 5;
+
 /// Owns the conversation with one member.
 pub(crate) struct Session {
     key: DeviceKey,
     peer: DeviceId,
     serial: u64,
+    greetings_left: u32,
     links: Links,
     roster: Addr<Roster>,
     report: SessionReport,
@@ -47,7 +54,15 @@ pub(crate) struct SessionReport {
 
 impl Session {
     pub(crate) fn new(key: DeviceKey, serial: u64, links: Links, roster: Addr<Roster>) -> Self {
-        Self { key, peer: key.device(), serial, links, roster, report: SessionReport::default() }
+        Self {
+            key,
+            peer: key.device(),
+            serial,
+            greetings_left: GREETINGS_MAX,
+            links,
+            roster,
+            report: SessionReport::default(),
+        }
     }
 
     fn exchange(&self, payload: SyncPayload) -> impl Future<Output = Result<Exchanged, ExchangeError>> + use<> {
@@ -97,13 +112,24 @@ impl Session {
             }
             .into_actor(actor)
         });
-        ctx.spawn(exchange.map(|answer, actor, _| match actor.account(answer) {
+        ctx.spawn(exchange.map(|answer, actor, ctx| match actor.account(answer) {
             Ok(SyncPayload::Hello(hello)) => actor.met(hello),
             Ok(other) => {
                 tracing::warn!(peer = %actor.peer, payload = other.name(), "a hello was answered by something else");
             }
-            Err(error) => tracing::info!(peer = %actor.peer, %error, "hello failed"),
+            Err(error) => {
+                tracing::info!(peer = %actor.peer, %error, "hello failed");
+                actor.greet_again(ctx);
+            }
         }));
+    }
+
+    /// Says hello once more in a moment: the other side may just be learning that we are a member.
+    fn greet_again(&mut self, ctx: &mut Context<Self>) {
+        if self.greetings_left > 0 {
+            self.greetings_left -= 1;
+            ctx.run_later(GREET_AGAIN, |actor, ctx| actor.greet(ctx));
+        }
     }
 
     /// Passes on what a hello says.
