@@ -68,7 +68,7 @@ pub(crate) async fn transaction(mut engine: Engine, sync: Sync, jobs: Vec<Job>) 
 /// one always writes something.
 fn settle_down(engine: &mut Engine, sync: Sync, effects: &Effects) -> Result<(), StoreError> {
     if sync == Sync::Full && effects.committed.is_empty() {
-        let mark = engine.marks.iter().map(|(_, through)| through).sum::<u64>().to_be_bytes().to_vec();
+        let mark = engine.marks.iter().map(|(_, through)| through).fold(0, u64::wrapping_add).to_be_bytes().to_vec();
         engine.keep(&[Note::Setting("flushed", mark)]).inspect_err(|_| engine.rollback())?;
     }
     engine.commit()

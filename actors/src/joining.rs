@@ -23,6 +23,9 @@ const ATTEMPTS_MAX: usize = 3;
 /// How long a commit that cannot be taken now waits.
 const AGAIN: Duration = Duration::from_millis(200);
 
+/// How often a commit waits in one join: 30 s in all, so that the caller is not kept for ever.
+const AGAIN_MAX: u32 = 150;
+
 /// What joining led to.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Joined {
@@ -107,10 +110,12 @@ impl PeerHandle {
     /// is left in the old library's file, and said.
     async fn issue_anew(&self, data: Vec<Write>) -> Result<(), JoinError> {
         let mut waiting: Vec<Vec<Write>> = data.chunks(COMMIT_CHANGES_MAX / 4).rev().map(<[Write]>::to_vec).collect();
+        let mut patience = AGAIN_MAX;
         while let Some(mut writes) = waiting.pop() {
             match self.commit(writes.clone()).await {
                 Ok(_) => {}
-                Err(CommitError::Busy | CommitError::Behind { .. }) => {
+                Err(CommitError::Busy | CommitError::Behind { .. }) if patience > 0 => {
+                    patience -= 1;
                     tokio::time::sleep(AGAIN).await;
                     waiting.push(writes);
                 }
@@ -120,7 +125,12 @@ impl PeerHandle {
                     let rest = writes.split_off(writes.len() / 2);
                     waiting.extend([rest, writes]);
                 }
-                Err(error @ (CommitError::Storage(_) | CommitError::Stopped)) => {
+                Err(
+                    error @ (CommitError::Storage(_)
+                    | CommitError::Stopped
+                    | CommitError::Busy
+                    | CommitError::Behind { .. }),
+                ) => {
                     return Err(JoinError::Storage(format!(
                         "the library was joined, but not everything could be taken along: {error}. The old library's file \
                          is kept in the data directory"

@@ -205,16 +205,15 @@ impl Handler<ChangeLibrary> for Peer {
                 }
                 other => other,
             };
-            (Some(parts), swapped.and(started.map(Some)))
+            (Some(parts), started.map(|tree| (tree, swapped)))
         };
         Box::pin(work.into_actor(self).map(|(parts, started), actor, ctx| {
             actor.parts = parts;
             match started {
-                Ok(tree) => {
-                    if let Some(tree) = tree {
-                        *actor.tree.write() = tree;
-                    }
-                    Ok(())
+                // Whether or not the file could be changed: a peer runs again, on the one that is there.
+                Ok((tree, swapped)) => {
+                    *actor.tree.write() = tree;
+                    swapped
                 }
                 Err(error) => {
                     ctx.stop();

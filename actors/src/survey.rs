@@ -72,7 +72,7 @@ fn peers(
             let behind_them = known.lacking(&progress.applied);
             let state = match report {
                 None => "offline",
-                Some(_) if behind_us + behind_them == 0 => "ready",
+                Some(_) if behind_us == 0 && behind_them == 0 => "ready",
                 Some(_) => "catching_up",
             };
             PeerStatus {
@@ -95,10 +95,10 @@ fn peers(
 
 /// How far the library is.
 fn state(progress: &Progress, peers: &[PeerStatus]) -> LibraryState {
-    let held: u64 = progress.applied.iter().map(|(_, through)| through).sum();
+    let held = progress.applied.iter().map(|(_, through)| through).fold(0, u64::saturating_add);
     match (progress.missing, progress.was_complete || peers.is_empty()) {
         (0, false) if peers.iter().all(|peer| !peer.online) => LibraryState::Uninitialized,
-        (missing, false) => LibraryState::Backfilling { have: held, of: held + missing },
+        (missing, false) => LibraryState::Backfilling { have: held, of: held.saturating_add(missing) },
         (0, true) => LibraryState::Ready,
         (missing, true) => LibraryState::CatchingUp { missing },
     }
