@@ -13,7 +13,8 @@ use starling_schema::wire::{PageResponse, SnapshotResponse, SnapshotScope};
 
 use crate::environment::Environment;
 use crate::links::halts;
-use crate::proto::backfill::{Backfill, Step};
+use crate::proto::backfill::{Backfill, HELD_BYTES_MAX, Step};
+use crate::rig::{Limit, Point, Timer};
 use crate::session::{Pull, PullWhat};
 use crate::transactions::{Advanced, Apply, ApplySnapshot, Outcome, Transactions};
 
@@ -21,7 +22,7 @@ use crate::transactions::{Advanced, Apply, ApplySnapshot, Outcome, Transactions}
 const MAILBOX: usize = 512;
 
 /// How often peers that rested are looked at again.
-const TICK: Duration = Duration::from_millis(500);
+const TICK_MS: u64 = 500;
 
 /// How long after a failed write a stream is tried again.
 const STORE_RETRY_MS: u64 = 2_000;
@@ -48,7 +49,7 @@ impl BackfillBuffer {
         let was_complete = applied.iter().any(|(stream, _)| stream.origin != device);
         Self {
             device,
-            backfill: Backfill::new(applied, parked),
+            backfill: Backfill::new(applied, parked).with_room(environment.limit(Limit::BufferBytes, HELD_BYTES_MAX)),
             durable: Watermarks::new(),
             sessions: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -60,6 +61,19 @@ impl BackfillBuffer {
 
     fn now_ms(&self) -> u64 {
         self.environment.uptime_ms()
+    }
+
+    /// Takes a batch that was pushed; says whether it can be applied in turn.
+    fn offer(&mut self, from: DeviceId, batch: Batch) -> bool {
+        let (is_ahead, refused) = (self.backfill.is_ahead(&batch), self.backfill.refused());
+        let in_turn = self.backfill.offer(from, batch);
+        if is_ahead {
+            self.environment.reach(Point::GapSeen);
+        }
+        if self.backfill.refused() > refused {
+            self.environment.reach(Point::BufferOverflow);
+        }
+        in_turn
     }
 
     /// Does what the machine says.
@@ -74,6 +88,9 @@ impl BackfillBuffer {
                     }
                 }
                 Step::FetchSnapshot { peer, scope, after } => {
+                    if after.is_none() {
+                        self.environment.reach(Point::SnapshotStarted);
+                    }
                     if !self.ask(peer, PullWhat::Snapshot { scope, after }) {
                         self.backfill.snapshot_failed(peer, scope, self.now_ms());
                     }
@@ -89,16 +106,21 @@ impl BackfillBuffer {
 
     fn apply(&mut self, batch: Batch, floor: u64, ctx: &mut Context<Self>) {
         let (stream, through) = (batch.stream, batch.through);
+        self.environment.reach(Point::BeforeApply);
         let applying = self.transactions.send(Apply { batch, floor }).into_actor(self);
         ctx.spawn(applying.map(move |outcome, actor, ctx| {
             let applied = actor.backfill.applied().get(stream);
             match outcome {
                 Ok(Ok(Outcome::Applied | Outcome::Duplicate)) => actor.backfill.settled(stream, through, None),
                 Ok(Ok(Outcome::Gap)) => actor.backfill.settled(stream, applied, Some(0)),
-                Ok(Ok(Outcome::Parked { applied, through })) => actor.backfill.parked(stream, applied, through),
+                Ok(Ok(Outcome::Parked { applied, through })) => {
+                    actor.environment.reach(Point::Parked);
+                    actor.backfill.parked(stream, applied, through);
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(%stream, %error, "a batch could not be applied: it will be pulled again");
-                    actor.backfill.settled(stream, applied, Some(actor.now_ms() + STORE_RETRY_MS));
+                    let wait_ms = actor.environment.wait_ms(Timer::StoreRetry, STORE_RETRY_MS);
+                    actor.backfill.settled(stream, applied, Some(actor.now_ms() + wait_ms));
                 }
                 Err(_closed) => return ctx.stop(),
             }
@@ -108,11 +130,17 @@ impl BackfillBuffer {
     }
 
     fn apply_snapshot(&mut self, page: SnapshotResponse, claim: Option<Watermarks>, ctx: &mut Context<Self>) {
-        let scope = page.scope;
+        let (scope, is_last) = (page.scope, claim.is_some());
+        self.environment.reach(Point::SnapshotPage);
         let merging = self.transactions.send(ApplySnapshot { page, claim }).into_actor(self);
         ctx.spawn(merging.map(move |outcome, actor, ctx| {
             match outcome {
-                Ok(Ok(())) => actor.backfill.snapshot_settled(scope),
+                Ok(Ok(())) => {
+                    actor.backfill.snapshot_settled(scope);
+                    if is_last {
+                        actor.environment.reach(Point::SnapshotEnded);
+                    }
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "a snapshot page could not be merged: it starts over");
                     actor.backfill.snapshot_failed(actor.device, scope, actor.now_ms());
@@ -137,8 +165,8 @@ impl Actor for BackfillBuffer {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(MAILBOX);
-        ctx.run_interval(TICK, Self::work);
+        ctx.set_mailbox_capacity(self.environment.limit(Limit::Mailbox, MAILBOX));
+        ctx.run_interval(Duration::from_millis(self.environment.wait_ms(Timer::RePull, TICK_MS)), Self::work);
     }
 }
 
@@ -217,7 +245,7 @@ impl Handler<Offer> for BackfillBuffer {
     type Result = ();
 
     fn handle(&mut self, Offer { from, batch }: Offer, ctx: &mut Self::Context) {
-        self.backfill.offer(from, batch);
+        self.offer(from, batch);
         self.work(ctx);
     }
 }
@@ -235,7 +263,7 @@ impl Handler<OfferDirect> for BackfillBuffer {
 
     fn handle(&mut self, OfferDirect { from, batch }: OfferDirect, ctx: &mut Self::Context) -> Self::Result {
         let (stream, through) = (batch.stream, batch.through);
-        let in_turn = self.backfill.offer(from, batch);
+        let in_turn = self.offer(from, batch);
         self.work(ctx);
         let now = (self.backfill.applied().get(stream), self.durable.get(stream));
         if !in_turn || now.0 >= through {

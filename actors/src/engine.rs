@@ -20,6 +20,7 @@ use crate::environment::Environment;
 use crate::heads_file::{Heads, HeadsFile};
 use crate::peer_log::{PeerLog, PruneStreams};
 use crate::proto::clock::when_within_drift;
+use crate::rig::Point;
 use crate::store::ledger::{self, Note};
 use crate::store::sql;
 use crate::store::tables::Tables;
@@ -137,18 +138,26 @@ impl Engine {
         Ok(sql::run(&mut self.store.borrow_mut(), text)?)
     }
 
+    /// Says that a point is reached.
+    pub(crate) fn reach(&self, point: Point) {
+        self.environment.reach(point);
+    }
+
     /// Begins a transaction.
     pub(crate) fn begin(&mut self, sync: Sync) -> Result<(), StoreError> {
         if self.sync != sync {
             self.run(if sync == Sync::Full { "PRAGMA synchronous = FULL" } else { "PRAGMA synchronous = NORMAL" })?;
             self.sync = sync;
         }
+        self.environment.edge(Point::BeforeBegin)?;
         self.run("BEGIN IMMEDIATE")
     }
 
     /// Commits; when that fails, everything is as before the transaction.
     pub(crate) fn commit(&mut self) -> Result<(), StoreError> {
-        self.run("COMMIT").inspect_err(|_| self.rollback())?;
+        let committed = self.environment.edge(Point::BeforeCommit).map_err(StoreError::from);
+        committed.and_then(|()| self.run("COMMIT")).inspect_err(|_| self.rollback())?;
+        self.environment.reach(if self.sync == Sync::Full { Point::AfterCommit } else { Point::AfterApply });
         let heads = Heads { clock: self.last_stamp, ..self.heads() };
         if self.lacking() == 0
             && heads != self.noted.heads
@@ -156,6 +165,7 @@ impl Engine {
         {
             tracing::error!(%error, "the heads could not be noted beside the key");
         }
+        self.environment.reach(Point::AfterNote);
         Ok(())
     }
 
@@ -211,11 +221,13 @@ impl Engine {
         for (stream, through) in &bounds {
             self.floors.raise(*stream, *through);
         }
+        self.environment.edge(Point::BeforePrune)?;
         if bounds.is_empty() { Ok(0) } else { self.log.send(PruneStreams(bounds)).await? }
     }
 
     /// Writes notes.
     pub(crate) fn keep(&mut self, notes: &[Note]) -> Result<(), StoreError> {
+        self.environment.edge(Point::AfterBegin)?;
         let c = &mut *self.store.borrow_mut();
         notes.iter().try_for_each(|note| ledger::keep(c, note)).map_err(StoreError::from)
     }

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use diesel::result::QueryResult;
 use parking_lot::Mutex;
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use starling_schema::ids::RecordId;
 use uuid::Uuid;
+
+use crate::rig::{Limit, Point, Timer};
 
 /// A wall clock in milliseconds since 1970. It may jump either way.
 pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -35,6 +38,8 @@ pub struct Environment {
     wall: WallClock,
     random: Arc<Mutex<ChaCha12Rng>>,
     started: tokio::time::Instant,
+    #[cfg(feature = "rig")]
+    injector: Option<Arc<dyn crate::rig::Injector>>,
     /// Which threads the actors live on.
     pub placement: Placement,
 }
@@ -53,6 +58,8 @@ impl Environment {
             wall: Arc::new(system_wall_ms),
             random: Arc::new(Mutex::new(ChaCha12Rng::from_os_rng())),
             started: now(),
+            #[cfg(feature = "rig")]
+            injector: None,
             placement: Placement::default(),
         }
     }
@@ -64,6 +71,8 @@ impl Environment {
             wall,
             random: Arc::new(Mutex::new(ChaCha12Rng::seed_from_u64(seed))),
             started: now(),
+            #[cfg(feature = "rig")]
+            injector: None,
             placement: Placement::OneThread,
         }
     }
@@ -117,6 +126,58 @@ impl Environment {
         };
         ids.sort_unstable();
         ids.into_iter().map(RecordId).collect()
+    }
+}
+
+#[cfg(feature = "rig")]
+impl Environment {
+    /// The same with somebody who interferes.
+    #[must_use]
+    pub fn with_injector(mut self, injector: Arc<dyn crate::rig::Injector>) -> Self {
+        self.injector = Some(injector);
+        self
+    }
+
+    /// Tells whoever interferes that a point is reached.
+    pub(crate) fn reach(&self, point: Point) {
+        if let Some(injector) = &self.injector {
+            injector.reach(point);
+        }
+    }
+
+    /// The same where the disk may fail.
+    pub(crate) fn edge(&self, point: Point) -> QueryResult<()> {
+        let fault = self.injector.as_ref().and_then(|injector| injector.reach(point));
+        fault.map_or(Ok(()), |fault| Err(fault.into()))
+    }
+
+    /// What a limit is here.
+    pub(crate) fn limit(&self, limit: Limit, usual: usize) -> usize {
+        self.injector.as_ref().map_or(usual, |injector| injector.limit(limit, usual))
+    }
+
+    /// How long to wait, in milliseconds.
+    pub(crate) fn wait_ms(&self, timer: Timer, usual_ms: u64) -> u64 {
+        self.injector.as_ref().map_or(usual_ms, |injector| injector.wait_ms(timer, usual_ms))
+    }
+}
+
+#[cfg(not(feature = "rig"))]
+#[allow(clippy::unused_self, reason = "nobody interferes: the calls are the same and do nothing")]
+impl Environment {
+    pub(crate) const fn reach(&self, _: Point) {}
+
+    #[allow(clippy::unnecessary_wraps, reason = "as above")]
+    pub(crate) const fn edge(&self, _: Point) -> QueryResult<()> {
+        Ok(())
+    }
+
+    pub(crate) const fn limit(&self, _: Limit, usual: usize) -> usize {
+        usual
+    }
+
+    pub(crate) const fn wait_ms(&self, _: Timer, usual_ms: u64) -> u64 {
+        usual_ms
     }
 }
 

@@ -18,6 +18,7 @@ use crate::network::Publish;
 use crate::proto::heartbeat::{Beacons, HeartbeatSchedule};
 use crate::proto::membership::Membership;
 use crate::retry_queue::{Acked, RetryQueue};
+use crate::rig::{Limit, Point, Timer};
 use crate::session::{Beat, tell};
 use crate::store::ledger::Note;
 use crate::transactions::{Advanced, Keep, Prune, Transactions};
@@ -26,10 +27,10 @@ use crate::transactions::{Advanced, Keep, Prune, Transactions};
 const MAILBOX: usize = 256;
 
 /// How often the schedule is looked at: the debounce of a change is 100 ms.
-const TICK: Duration = Duration::from_millis(50);
+const TICK_MS: u64 = 50;
 
 /// How often beacons are stored and logs pruned; both only save work, so they may lag.
-const UPKEEP: Duration = Duration::from_secs(2);
+const UPKEEP_MS: u64 = 2_000;
 
 /// The most beacons of one heartbeat: they fit a request of 64 KiB in libraries of ten devices; larger ones take
 /// turns.
@@ -123,6 +124,7 @@ impl Heartbeats {
 
     /// Says how far we are, to everybody by gossip and to each connected peer directly.
     fn beat(&mut self) {
+        self.environment.reach(Point::BeforeAck);
         // A crash may have forgotten the last numbers, so the wall clock keeps them rising.
         self.number = (self.number + 1).max(self.environment.wall_ms());
         let beacon = Beacon {
@@ -157,6 +159,7 @@ impl Heartbeats {
                 self.sent.retain(|(to, _), _| *to != peer);
             }
         }
+        self.environment.reach(Point::AfterAck);
     }
 
     /// Our own beacon, and those of others that the peer has not had from us.
@@ -214,6 +217,7 @@ impl Heartbeats {
         };
         ctx.spawn(work.into_actor(self).map(|pruned, actor, _| {
             if let Some((Ok(Ok(_)), bounds)) = pruned {
+                actor.environment.reach(Point::AfterPrune);
                 for (stream, through) in bounds {
                     actor.pruned.raise(stream, through);
                 }
@@ -258,10 +262,12 @@ impl Actor for Heartbeats {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(MAILBOX);
+        let every = |timer, usual| Duration::from_millis(self.environment.wait_ms(timer, usual));
+        let (tick, upkeep) = (every(Timer::Beacon, TICK_MS), every(Timer::Prune, UPKEEP_MS));
+        ctx.set_mailbox_capacity(self.environment.limit(Limit::Mailbox, MAILBOX));
         self.meet();
-        ctx.run_interval(TICK, |actor, _| actor.tick());
-        ctx.run_interval(UPKEEP, Self::upkeep);
+        ctx.run_interval(tick, |actor, _| actor.tick());
+        ctx.run_interval(upkeep, Self::upkeep);
     }
 }
 

@@ -6,6 +6,7 @@ use starling_schema::stream::{Stream, Watermarks};
 use starling_schema::wire::SnapshotResponse;
 
 use crate::engine::{Effects, Engine, Sync};
+use crate::rig::Point;
 use crate::store::ledger::Note;
 use crate::transactions::{CommitError, Outcome, Receipt, StoreError};
 
@@ -58,6 +59,9 @@ pub(crate) async fn transaction(mut engine: Engine, sync: Sync, jobs: Vec<Job>) 
     for job in jobs {
         answers.push(refusal(job));
     }
+    if outcome.is_ok() {
+        engine.reach(Point::BeforeAnswer);
+    }
     for answer in answers {
         answer(outcome.clone());
     }
@@ -102,7 +106,10 @@ async fn step(
             let result = engine.prune(bounds).await;
             settle(reply, result, answers)
         }
-        Job::Flush => engine.release(effects).await,
+        Job::Flush => {
+            engine.reach(Point::BeforeFlush);
+            engine.release(effects).await
+        }
     }
 }
 

@@ -28,6 +28,7 @@ pub mod proto;
 mod reader;
 pub mod records;
 mod retry_queue;
+pub mod rig;
 mod roster;
 mod session;
 pub mod status;

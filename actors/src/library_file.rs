@@ -8,10 +8,12 @@ use starling_schema::models::Device;
 use starling_schema::stream::{Stream, Watermarks};
 
 use crate::address_book::{AddressBook, BOOK_SETTING};
+use crate::environment::Environment;
 use crate::identity::Identity;
 use crate::peer::{ChangeLibrary, PeerOptions, StartError, store_error};
 use crate::proto::membership::Membership;
 use crate::proto::pairing::{IssuedTicket, Tickets};
+use crate::rig::Point;
 use crate::store::ledger::{self, Note};
 use crate::store::open::open_writer;
 
@@ -123,7 +125,7 @@ pub(crate) fn host_name() -> String {
 }
 
 /// Builds the joined library's file beside the old one and renames it into place.
-pub(crate) fn swap(identity: &Identity, change: &ChangeLibrary) -> Result<(), StartError> {
+pub(crate) fn swap(identity: &Identity, change: &ChangeLibrary, environment: &Environment) -> Result<(), StartError> {
     let (current, fresh) = (identity.database(), identity.data.join("joining.sqlite"));
     remove_database(&fresh)?;
     {
@@ -134,6 +136,7 @@ pub(crate) fn swap(identity: &Identity, change: &ChangeLibrary) -> Result<(), St
         ledger::keep(&mut c, &book.note()).map_err(store_error)?;
         crate::store::sql::run(&mut c, "PRAGMA wal_checkpoint(TRUNCATE)").map_err(store_error)?;
     }
+    environment.reach(Point::BeforeSwap);
     // A commit may have come in at the last moment: the old file always stays.
     let kept = identity.data.join(format!("left-{}.sqlite", left_number(identity)));
     remove_database(&kept)?;
@@ -149,7 +152,10 @@ pub(crate) fn swap(identity: &Identity, change: &ChangeLibrary) -> Result<(), St
     for suffix in ["-wal", "-shm"] {
         remove_file(&beside(&current, suffix))?;
     }
-    std::fs::rename(&fresh, &current).map_err(store_error)
+    environment.reach(Point::InSwap);
+    std::fs::rename(&fresh, &current).map_err(store_error)?;
+    environment.reach(Point::AfterSwap);
+    Ok(())
 }
 
 /// How many libraries were left behind before: the next one's number.

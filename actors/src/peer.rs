@@ -196,7 +196,7 @@ impl Handler<ChangeLibrary> for Peer {
         let work = async move {
             let Some(parts) = parts else { return (None, Err(store_error("the peer is stopping"))) };
             tree.stop().await;
-            let swapped = swap(&parts.identity, &change);
+            let swapped = swap(&parts.identity, &change, &parts.options.environment);
             // A listener's port may be free only a moment after the old network ended.
             let started = match Tree::start(&parts.identity, &parts.options, &parts.threads).await {
                 Err(StartError::Network(_)) => {

@@ -8,6 +8,9 @@ use starling_schema::stream::Stream;
 use starling_schema::wire::{Cursor, DigestRequest, DigestResponse, PageResponse, SnapshotResponse, SnapshotScope};
 
 use crate::canonical;
+use crate::environment::Environment;
+use crate::rig::Limit;
+use crate::store::pages::{PAGE_BYTES, PAGE_ROWS_MAX, Room};
 use crate::store::sql::snapshot;
 use crate::store::tables::Tables;
 use crate::store::{Registry, ledger, pages};
@@ -49,11 +52,20 @@ impl From<MailboxError> for QueryError {
 pub(crate) struct Reader {
     connection: SqliteConnection,
     tables: Rc<Tables>,
+    environment: Environment,
 }
 
 impl Reader {
-    pub(crate) fn new(connection: SqliteConnection, registry: &Registry) -> Self {
-        Self { connection, tables: Rc::new(Tables::new(registry)) }
+    pub(crate) fn new(connection: SqliteConnection, registry: &Registry, environment: Environment) -> Self {
+        Self { connection, tables: Rc::new(Tables::new(registry)), environment }
+    }
+
+    /// How large a page of so many rows may be.
+    fn room(&self, rows: Limit) -> Room {
+        Room {
+            rows: self.environment.limit(rows, PAGE_ROWS_MAX),
+            bytes: self.environment.limit(Limit::PageBytes, PAGE_BYTES),
+        }
     }
 }
 
@@ -79,7 +91,8 @@ impl Handler<ReadPage> for Reader {
     type Result = Result<PageResponse, QueryError>;
 
     fn handle(&mut self, ReadPage { stream, after }: ReadPage, _: &mut Self::Context) -> Self::Result {
-        Ok(pages::page(&mut self.connection, &self.tables, stream, after)?)
+        let room = self.room(Limit::PageRows);
+        Ok(pages::page(&mut self.connection, &self.tables, stream, after, room)?)
     }
 }
 
@@ -95,7 +108,8 @@ impl Handler<ReadSnapshot> for Reader {
     type Result = Result<SnapshotResponse, QueryError>;
 
     fn handle(&mut self, ReadSnapshot { scope, after }: ReadSnapshot, _: &mut Self::Context) -> Self::Result {
-        Ok(pages::snapshot_page(&mut self.connection, &self.tables, scope, after)?)
+        let room = self.room(Limit::SnapshotRows);
+        Ok(pages::snapshot_page(&mut self.connection, &self.tables, scope, after, room)?)
     }
 }
 

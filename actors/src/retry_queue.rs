@@ -10,6 +10,7 @@ use starling_schema::stream::{Stream, StreamKind, Watermarks};
 use crate::environment::Environment;
 use crate::links::halts;
 use crate::proto::retry::{DeadLetter, RetryItem, RetrySchedule};
+use crate::rig::{Limit, Point, Timer};
 use crate::session::Push;
 use crate::store::ledger::{Note, StoredLetter, StoredRetry};
 use crate::transactions::{Advanced, Keep, Transactions};
@@ -18,7 +19,7 @@ use crate::transactions::{Advanced, Keep, Transactions};
 const MAILBOX: usize = 512;
 
 /// How often the schedule is looked at; the shortest wait is 1 s.
-const TICK: Duration = Duration::from_millis(200);
+const TICK_MS: u64 = 200;
 
 /// Owns what connected peers have not acknowledged.
 pub(crate) struct RetryQueue {
@@ -99,8 +100,9 @@ impl Actor for RetryQueue {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(MAILBOX);
-        ctx.run_interval(TICK, |actor, _| actor.tick());
+        ctx.set_mailbox_capacity(self.environment.limit(Limit::Mailbox, MAILBOX));
+        let tick = Duration::from_millis(self.environment.wait_ms(Timer::Retry, TICK_MS));
+        ctx.run_interval(tick, |actor, _| actor.tick());
     }
 }
 
@@ -132,6 +134,9 @@ impl Handler<PeerUp> for RetryQueue {
 
     fn handle(&mut self, PeerUp { peer, serial, push }: PeerUp, _: &mut Self::Context) {
         self.sessions.insert(peer, (serial, push));
+        if self.schedule.dead_letters().any(|letter| letter.peer == peer) {
+            self.environment.reach(Point::DeadLetterRevived);
+        }
         let marks = self.acked.get(&peer).cloned().unwrap_or_default();
         let acked = [StreamKind::State, StreamKind::Shared].map(|kind| (kind, self.own(&marks, kind)));
         self.schedule.connected(peer, acked, self.environment.uptime_ms());
@@ -223,6 +228,7 @@ impl Handler<PushFailed> for RetryQueue {
         let notes = if let Some(letter) = self.schedule.failed(peer, kind, &error, now_ms, jitter) {
             tracing::warn!(%peer, %error, "changes were given up for now: they are a dead letter");
             let DeadLetter { through, attempts, .. } = letter;
+            self.environment.reach(Point::DeadLetter);
             self.stored.remove(&(peer, kind));
             vec![
                 Note::RetryDone { peer, kind },

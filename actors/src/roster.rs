@@ -24,6 +24,7 @@ use crate::pairing::Join;
 use crate::proto::backfill::weight;
 use crate::proto::membership::Membership;
 use crate::proto::pairing::Tickets;
+use crate::rig::{Limit, Point};
 use crate::session::{Greet, Serve, Session, refusal, tell};
 use crate::store::ledger::Note;
 use crate::transactions::{Advanced, Keep};
@@ -354,13 +355,16 @@ impl Handler<Advanced> for Roster {
 
     fn handle(&mut self, news: Advanced, _: &mut Self::Context) {
         let Some(links) = self.links.as_ref().filter(|_| !self.sessions.is_empty()) else { return };
+        let bytes_max = links.environment.limit(Limit::GossipBytes, GOSSIP_BYTES_MAX);
         for batch in news.committed.iter().filter(|batch| weight(batch) < GOSSIP_WEIGHT_MAX) {
             // What does not fit is announced by the heartbeat that follows, and pulled.
-            let Ok(bytes) = links.envelope(batch.clone().into()).encode(GOSSIP_BYTES_MAX) else { continue };
+            let Ok(bytes) = links.envelope(batch.clone().into()).encode(bytes_max) else { continue };
+            links.environment.reach(Point::BeforeBroadcast);
             match links.network.publish.try_send(Publish(bytes)) {
                 Ok(()) => links.counters.gossip_out(1),
                 Err(error) => tracing::debug!(%error, "the network is behind: peers will pull"),
             }
+            links.environment.reach(Point::AfterBroadcast);
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::links::{Links, halts};
 use crate::pairing::Join;
 use crate::reader::{ReadDigest, ReadPage, ReadSnapshot};
 use crate::retry_queue::{Acked, PeerDown, PeerPulls, PeerUp, PushFailed};
+use crate::rig::Point;
 use crate::roster::{AskHello, Compared, Met, Roster};
 
 /// Messages that wait: eight requests in flight each way, and some news.
@@ -155,7 +156,10 @@ impl Session {
                 let stream = batch.stream;
                 return Box::pin(async move {
                     match links.buffer.send(OfferDirect { from: peer, batch }).await {
-                        Ok((applied, durable)) => SyncPayload::ack(stream, applied, durable),
+                        Ok((applied, durable)) => {
+                            links.environment.reach(Point::BeforeAck);
+                            SyncPayload::ack(stream, applied, durable)
+                        }
                         Err(error) => refusal(RefusalKind::Busy, &error),
                     }
                 });
@@ -230,10 +234,13 @@ impl Session {
         if stream.origin == self.links.device {
             tell(&self.links.retry, PeerPulls(self.peer));
         }
-        let readers = self.links.readers.clone();
+        let links = self.links.clone();
         Box::pin(async move {
-            match readers.next().send(ReadPage { stream, after }).await {
-                Ok(Ok(page)) => SyncPayload::page_response(stream.kind, page),
+            match links.readers.next().send(ReadPage { stream, after }).await {
+                Ok(Ok(page)) => {
+                    links.environment.reach(Point::PageServed);
+                    SyncPayload::page_response(stream.kind, page)
+                }
                 Ok(Err(error)) => refusal(RefusalKind::Storage, &error),
                 Err(error) => refusal(RefusalKind::Busy, &error),
             }

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -17,6 +18,7 @@ use crate::engine::{Effects, Engine, Sync};
 use crate::environment::Environment;
 use crate::events::{EventKind, Happened};
 use crate::jobs::{Job, Reply, transaction};
+use crate::rig::{Limit, Point, Timer};
 use crate::store::ledger::Note;
 
 /// Jobs that wait before callers are told that it is too much.
@@ -29,7 +31,7 @@ const MAILBOX: usize = QUEUE_MAX;
 const GROUP_MAX: usize = 128;
 
 /// About how long what came from peers may stay undurable, in milliseconds; jittered.
-const FLUSH_MS: f64 = 500.0;
+const FLUSH_MS: u64 = 500;
 
 /// The most changed records that one event names.
 const EVENT_RECORDS_MAX: usize = 256;
@@ -188,7 +190,7 @@ impl Transactions {
         closed: T,
         job: impl FnOnce(Reply<T>) -> Job,
     ) -> ResponseFuture<T> {
-        if self.queue.len() >= QUEUE_MAX {
+        if self.queue.len() >= self.environment.limit(Limit::QueueJobs, QUEUE_MAX) {
             return Box::pin(async move { busy });
         }
         let (reply, answer) = oneshot::channel();
@@ -201,8 +203,8 @@ impl Transactions {
     fn next(&mut self, ctx: &mut Context<Self>) {
         let Some(sync) = self.queue.front().map(Job::sync) else { return };
         let Some(engine) = self.engine.take() else { return };
-        let mut jobs = Vec::new();
-        while jobs.len() < GROUP_MAX && self.queue.front().is_some_and(|job| job.sync() == sync) {
+        let (mut jobs, jobs_max) = (Vec::new(), self.environment.limit(Limit::GroupJobs, GROUP_MAX));
+        while jobs.len() < jobs_max && self.queue.front().is_some_and(|job| job.sync() == sync) {
             jobs.extend(self.queue.pop_front());
         }
         let done = transaction(engine, sync, jobs).into_actor(self).map(move |(engine, effects), actor, ctx| {
@@ -224,6 +226,7 @@ impl Transactions {
         self.applied = marks;
         if sync == Sync::Full {
             self.durable = self.applied.clone();
+            self.environment.reach(Point::AfterFlush);
         }
         self.counters.commits(effects.commits);
         self.counters.changes_applied(effects.applied);
@@ -253,8 +256,8 @@ impl Transactions {
         }
         if self.applied != self.durable && !self.flush_due {
             self.flush_due = true;
-            let wait_ms = FLUSH_MS * (0.8 + 0.4 * self.environment.fraction());
-            ctx.run_later(std::time::Duration::from_secs_f64(wait_ms / 1000.0), |actor, ctx| {
+            let wait = Duration::from_millis(self.environment.wait_ms(Timer::Flush, FLUSH_MS));
+            ctx.run_later(wait.mul_f64(0.8 + 0.4 * self.environment.fraction()), |actor, ctx| {
                 actor.flush_due = false;
                 if actor.applied != actor.durable {
                     actor.queue.push_back(Job::Flush);
@@ -269,7 +272,8 @@ impl Transactions {
         self.release_due = true;
         // Looked at again every minute at the latest: the wall clock may be set.
         let wait_ms = at.saturating_sub(self.environment.wall_ms()).clamp(1_000, 60_000);
-        ctx.run_later(std::time::Duration::from_millis(wait_ms), |actor, ctx| {
+        let wait = Duration::from_millis(self.environment.wait_ms(Timer::Release, wait_ms));
+        ctx.run_later(wait, |actor, ctx| {
             actor.release_due = false;
             actor.queue.push_back(Job::Flush);
             actor.next(ctx);

@@ -143,7 +143,7 @@ impl Tree {
         let store =
             StoreParts { writer, device: secret.device(), events: events.clone(), counters: counters.clone(), noted };
         let transactions = start_store(store, &threads.store, &environment, registry).await?;
-        let readers = start_readers(&path, &threads.readers, registry)?;
+        let readers = start_readers(&path, &threads.readers, &environment, registry)?;
         let protocol = Protocol::start(&threads.protocol, &secret, &environment, &transactions, stored);
         let network = start_network(options, known_ports, &secret, library, &protocol.roster, &threads.network).await;
         let (network, libp2p) = match network {
@@ -263,13 +263,18 @@ async fn start_store(
     waiting.await.map_err(store_error)?.map_err(store_error)
 }
 
-fn start_readers(path: &Path, threads: &[ArbiterHandle], registry: &Registry) -> Result<Vec<Addr<Reader>>, StartError> {
+fn start_readers(
+    path: &Path,
+    threads: &[ArbiterHandle],
+    environment: &Environment,
+    registry: &Registry,
+) -> Result<Vec<Addr<Reader>>, StartError> {
     threads
         .iter()
         .map(|thread| {
             let connection = open_reader(path)?;
-            let registry = registry.clone();
-            Ok(Reader::start_in_arbiter(thread, move |_| Reader::new(connection, &registry)))
+            let (environment, registry) = (environment.clone(), registry.clone());
+            Ok(Reader::start_in_arbiter(thread, move |_| Reader::new(connection, &registry, environment)))
         })
         .collect()
 }

@@ -30,6 +30,11 @@ use crate::error::{CliError, ErrorKind};
 use crate::output::Output;
 use crate::signals::Signals;
 
+// A program that people run must have nothing in it by which tests interfere. Cargo gives every package of one build the
+// features that any of them asks for, so a release is built without the tests: `cargo build --release`.
+#[cfg(not(debug_assertions))]
+const _: () = assert!(!starling::rig::RIGGED, "a release is built without the package starling-tests");
+
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&arguments) {

@@ -12,6 +12,7 @@ use starling_schema::stream::Stream;
 use crate::applier::{EditOwned, EditShared};
 use crate::clock::Stamp;
 use crate::peer_log::Append;
+use crate::rig::Point;
 use crate::transactions::{CommitError, Receipt, StoreError};
 
 use super::{Effects, Engine};
@@ -22,6 +23,7 @@ impl Engine {
         if self.lacking() > 0 {
             return Err(CommitError::Behind { changes: self.lacking() });
         }
+        self.environment.edge(Point::AfterBegin).map_err(StoreError::from)?;
         self.run("SAVEPOINT one")?;
         let (marks, batches) = (self.marks.clone(), effects.committed.len());
         match self.local_writes(writes, effects).await {
@@ -117,6 +119,7 @@ impl Engine {
             return Ok(());
         }
         self.check_size(&changes)?;
+        self.environment.edge(Point::BetweenRowsAndLog).map_err(StoreError::from)?;
         self.log.send(Append(changes.clone())).await.map_err(StoreError::from)??;
         self.advance(stream, last)?;
         self.last_stamp = stamps.last().map_or(self.last_stamp, |hlc| hlc.time);

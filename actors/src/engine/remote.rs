@@ -11,6 +11,7 @@ use crate::applier::{ApplyItems, ApplyShared, ApplyState, Sweep};
 use crate::clock::Observe;
 use crate::peer_log::Append;
 use crate::proto::clock::is_within_drift;
+use crate::rig::Point;
 use crate::store::ledger::{self};
 use crate::transactions::{Outcome, StoreError};
 
@@ -24,6 +25,7 @@ impl Engine {
         floor: u64,
         effects: &mut Effects,
     ) -> Result<Outcome, StoreError> {
+        self.environment.edge(Point::AfterBegin)?;
         let batch = match self.behind_parked(batch) {
             Ok(outcome) => return outcome,
             Err(batch) => batch,
@@ -124,6 +126,7 @@ impl Engine {
             self.store_clock(now.time)?;
         }
         self.log.send(Append(changes.clone())).await??;
+        self.environment.edge(Point::BetweenRowsAndLog)?;
         let mut by_model: BTreeMap<ModelId, Vec<SharedChange>> = BTreeMap::new();
         for change in changes {
             by_model.entry(change.model).or_default().push(change);
@@ -141,7 +144,11 @@ impl Engine {
             let (stream, last) = (Stream::shared(origin), changes.last().map_or(0, |change| change.seq));
             let after = changes.first().map_or(0, |change| change.seq.saturating_sub(1));
             let batch = Batch { stream, after, through: last, items: Items::Shared(changes) };
+            let before = self.marks.get(stream);
             self.remote(batch, 0, effects).await?;
+            if self.marks.get(stream) > before {
+                self.environment.reach(Point::Released);
+            }
             ledger::unpark(&mut self.store.borrow_mut(), origin, self.marks.get(stream))?;
         }
         Ok(())
@@ -154,6 +161,7 @@ impl Engine {
         claim: Option<Watermarks>,
         effects: &mut Effects,
     ) -> Result<(), StoreError> {
+        self.environment.edge(Point::AfterBegin)?;
         match (page.scope, page.items) {
             (SnapshotScope::Shared, SnapshotItems::Shared(items)) => {
                 let mut by_model: BTreeMap<ModelId, Vec<_>> = BTreeMap::new();

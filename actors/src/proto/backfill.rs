@@ -102,12 +102,14 @@ struct Snapshot {
 }
 
 /// Owns what is missing and what waits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Backfill {
     applied: Watermarks,
     peers: BTreeMap<DeviceId, PeerView>,
     held: BTreeMap<Stream, BTreeMap<u64, Held>>,
     held_bytes: usize,
+    held_bytes_max: usize,
+    refused: u64,
     fetching: BTreeMap<Stream, DeviceId>,
     applying: BTreeMap<Stream, u64>,
     waiting: BTreeMap<Stream, u64>,
@@ -119,7 +121,37 @@ impl Backfill {
     /// Starts from what is applied, and what is held in the store until its time comes.
     #[must_use]
     pub fn new(applied: Watermarks, parked: impl IntoIterator<Item = (Stream, u64)>) -> Self {
-        Self { applied, parked: parked.into_iter().collect(), ..Self::default() }
+        Self {
+            applied,
+            peers: BTreeMap::new(),
+            held: BTreeMap::new(),
+            held_bytes: 0,
+            held_bytes_max: HELD_BYTES_MAX,
+            refused: 0,
+            fetching: BTreeMap::new(),
+            applying: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            parked: parked.into_iter().collect(),
+            snapshots: BTreeMap::new(),
+        }
+    }
+
+    /// The same with room for so many bytes of waiting batches.
+    #[must_use]
+    pub fn with_room(self, held_bytes_max: usize) -> Self {
+        Self { held_bytes_max, ..self }
+    }
+
+    /// Whether a batch starts beyond what is held of its stream: there is a gap before it.
+    #[must_use]
+    pub fn is_ahead(&self, batch: &Batch) -> bool {
+        batch.after > self.frontier(batch.stream)
+    }
+
+    /// How many batches found no room; each is pulled again in its turn.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
     }
 
     /// How far every stream is applied.
@@ -156,9 +188,10 @@ impl Backfill {
             let known = view.marks.entry(batch.stream).or_default();
             *known = batch.through.max(*known);
         }
-        let in_turn = batch.after <= self.frontier(batch.stream);
+        let in_turn = !self.is_ahead(&batch);
         // What waits behind a gap must leave room for the pages that fill it.
-        if !in_turn && self.held_bytes + weight(&batch) > HELD_BYTES_MAX / 4 {
+        if !in_turn && self.held_bytes + weight(&batch) > self.held_bytes_max / 4 {
+            self.refused += 1;
             return false;
         }
         self.hold(batch, 0) && in_turn
@@ -344,7 +377,8 @@ impl Backfill {
     fn fetch_next(&mut self, now_ms: u64, steps: &mut Vec<Step>) {
         for (stream, head) in self.wanted() {
             let frontier = self.frontier(stream);
-            let enough = self.held_bytes >= HELD_BYTES_MAX / 2 || self.pages_ahead(stream, frontier) >= PAGES_AHEAD;
+            let enough =
+                self.held_bytes >= self.held_bytes_max / 2 || self.pages_ahead(stream, frontier) >= PAGES_AHEAD;
             let busy = self.fetching.contains_key(&stream)
                 || self.waiting.contains_key(&stream)
                 || self.snapshots.keys().any(|scope| covers(*scope, stream));
@@ -411,7 +445,12 @@ impl Backfill {
     /// Keeps a batch for its turn. Says no when it brings nothing or does not fit.
     fn hold(&mut self, batch: Batch, floor: u64) -> bool {
         let bytes = weight(&batch);
-        if batch.through <= self.kept(batch.stream) || self.held_bytes + bytes > HELD_BYTES_MAX {
+        if batch.through <= self.kept(batch.stream) {
+            return false;
+        }
+        // With nothing held there is room for any one batch: otherwise its stream would stand still.
+        if self.held_bytes > 0 && self.held_bytes + bytes > self.held_bytes_max {
+            self.refused += 1;
             return false;
         }
         let stream = self.held.entry(batch.stream).or_default();

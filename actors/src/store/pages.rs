@@ -21,8 +21,21 @@ pub(crate) const PAGE_ROWS_MAX: usize = 8_192;
 /// A page ends after this many bytes: with the largest commit behind it, it stays well within a response.
 pub(crate) const PAGE_BYTES: usize = 1024 * 1024;
 
+/// How large a page may be; one row or commit more than `bytes` is always taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    pub(crate) rows: usize,
+    pub(crate) bytes: usize,
+}
+
 /// What follows `after` in a stream.
-pub(crate) fn page(c: &mut SqliteConnection, tables: &Tables, stream: Stream, after: u64) -> QueryResult<PageResponse> {
+pub(crate) fn page(
+    c: &mut SqliteConnection,
+    tables: &Tables,
+    stream: Stream,
+    after: u64,
+    room: Room,
+) -> QueryResult<PageResponse> {
     snapshot(c, |c| {
         let (head, floor) = ledger::stream(c, stream)?;
         if after >= head {
@@ -36,35 +49,41 @@ pub(crate) fn page(c: &mut SqliteConnection, tables: &Tables, stream: Stream, af
             return Ok(PageResponse::TakeSnapshot { floor });
         }
         let batch = match stream.kind {
-            StreamKind::State => state_batch(c, tables, stream, (after, head))?,
-            StreamKind::Shared => shared_batch(c, stream, (after, head))?,
+            StreamKind::State => state_batch(c, tables, stream, (after, head), room)?,
+            StreamKind::Shared => shared_batch(c, stream, (after, head), room)?,
         };
         Ok(PageResponse::Page { batch, head, floor })
     })
 }
 
 /// Rows and tombstones of an owner in (after, head], as many as fit a page.
-fn state_batch(c: &mut SqliteConnection, tables: &Tables, stream: Stream, range: (u64, u64)) -> QueryResult<Batch> {
+fn state_batch(
+    c: &mut SqliteConnection,
+    tables: &Tables,
+    stream: Stream,
+    range: (u64, u64),
+    room: Room,
+) -> QueryResult<Batch> {
     let (after, head) = range;
-    let mut rows = tombstones(c, stream.origin, range)?;
+    let mut rows = tombstones(c, stream.origin, range, room)?;
     for table in tables.all(c, false)? {
-        rows.extend(table.page_by_version(c, stream.origin, range, PAGE_ROWS_MAX)?);
+        rows.extend(table.page_by_version(c, stream.origin, range, room.rows)?);
     }
     rows.sort_by_key(|row| row.version);
-    let fit = fitting(rows.iter().map(|row| row.fields.as_ref().map_or(0, weight)));
+    let fit = fitting(rows.iter().map(|row| row.fields.as_ref().map_or(0, weight)), room);
     // A table that gave as many rows as it may has more: the page speaks for no more than its last row.
-    let is_cut = fit < rows.len() || rows.len() >= PAGE_ROWS_MAX;
+    let is_cut = fit < rows.len() || rows.len() >= room.rows;
     let through = if is_cut { rows[fit - 1].version } else { head };
     rows.truncate(fit);
     Ok(Batch { stream, after, through, items: Items::State(rows) })
 }
 
-fn tombstones(c: &mut SqliteConnection, owner: DeviceId, range: (u64, u64)) -> QueryResult<Vec<StateRow>> {
+fn tombstones(c: &mut SqliteConnection, owner: DeviceId, range: (u64, u64), room: Room) -> QueryResult<Vec<StateRow>> {
     use tables::tombstone::dsl;
     let rows: Vec<(i32, RecordId, i64)> = dsl::tombstone
         .filter(dsl::owner.eq(owner).and(dsl::version.gt(to_sql(range.0))).and(dsl::version.le(to_sql(range.1))))
         .order(dsl::version)
-        .limit(to_sql(PAGE_ROWS_MAX as u64))
+        .limit(to_sql(room.rows as u64))
         .select((dsl::model, dsl::id, dsl::version))
         .load(c)?;
     Ok(rows
@@ -77,8 +96,8 @@ fn tombstones(c: &mut SqliteConnection, owner: DeviceId, range: (u64, u64)) -> Q
 }
 
 /// Log entries in (after, head], as many whole commits as fit a page. A hole in the numbers is a page of its own.
-fn shared_batch(c: &mut SqliteConnection, stream: Stream, (after, head): (u64, u64)) -> QueryResult<Batch> {
-    let changes = ledger::log_page(c, stream.origin, after, PAGE_BYTES)?;
+fn shared_batch(c: &mut SqliteConnection, stream: Stream, (after, head): (u64, u64), room: Room) -> QueryResult<Batch> {
+    let changes = ledger::log_page(c, stream.origin, after, room.bytes)?;
     let through = match (changes.first(), changes.last()) {
         (Some(first), _) if first.seq > after + 1 => {
             let through = first.seq - 1;
@@ -96,12 +115,12 @@ pub(crate) fn weight(fields: &Fields) -> usize {
 }
 
 /// How many of the items, one at least, fit a page.
-fn fitting(weights: impl Iterator<Item = usize>) -> usize {
+fn fitting(weights: impl Iterator<Item = usize>, room: Room) -> usize {
     let (mut count, mut bytes) = (0, 0);
-    for weight in weights.take(PAGE_ROWS_MAX) {
+    for weight in weights.take(room.rows) {
         count += 1;
         bytes += weight + 24;
-        if bytes >= PAGE_BYTES {
+        if bytes >= room.bytes {
             break;
         }
     }
@@ -114,6 +133,7 @@ pub(crate) fn snapshot_page(
     tables: &Tables,
     scope: SnapshotScope,
     after: Option<Cursor>,
+    room: Room,
 ) -> QueryResult<SnapshotResponse> {
     snapshot(c, |c| {
         let watermarks = match scope {
@@ -125,11 +145,11 @@ pub(crate) fn snapshot_page(
         };
         let (items, through) = match scope {
             SnapshotScope::Shared => {
-                let (items, through) = shared_items(c, tables, after)?;
+                let (items, through) = shared_items(c, tables, after, room)?;
                 (SnapshotItems::Shared(items), through)
             }
             SnapshotScope::State(owner) => {
-                let (rows, through) = owned_items(c, tables, owner, after)?;
+                let (rows, through) = owned_items(c, tables, owner, after, room)?;
                 (SnapshotItems::State(rows), through)
             }
         };
@@ -141,13 +161,14 @@ fn shared_items(
     c: &mut SqliteConnection,
     tables: &Tables,
     after: Option<Cursor>,
+    room: Room,
 ) -> QueryResult<(Vec<SharedItem>, Option<Cursor>)> {
     let mut items = Vec::new();
     for table in tables.all(c, true)? {
         let Some(from) = start(after, table.model) else { continue };
-        items.extend(table.shared_by_key(c, from, PAGE_ROWS_MAX)?);
-        let fit = fitting(items.iter().map(|item: &SharedItem| weight(&item.state.fields) * 2));
-        if fit < items.len() || items.len() >= PAGE_ROWS_MAX {
+        items.extend(table.shared_by_key(c, from, room.rows)?);
+        let fit = fitting(items.iter().map(|item: &SharedItem| weight(&item.state.fields) * 2), room);
+        if fit < items.len() || items.len() >= room.rows {
             items.truncate(fit);
             let through = items.last().map(|item| (item.model, item.record));
             return Ok((items, through));
@@ -161,13 +182,14 @@ fn owned_items(
     tables: &Tables,
     owner: DeviceId,
     after: Option<Cursor>,
+    room: Room,
 ) -> QueryResult<(Vec<StateRow>, Option<Cursor>)> {
     let mut rows = Vec::new();
     for table in tables.all(c, false)? {
         let Some(from) = start(after, table.model) else { continue };
-        rows.extend(table.owned_by_key(c, owner, from, PAGE_ROWS_MAX)?);
-        let fit = fitting(rows.iter().map(|row: &StateRow| row.fields.as_ref().map_or(0, weight)));
-        if fit < rows.len() || rows.len() >= PAGE_ROWS_MAX {
+        rows.extend(table.owned_by_key(c, owner, from, room.rows)?);
+        let fit = fitting(rows.iter().map(|row: &StateRow| row.fields.as_ref().map_or(0, weight)), room);
+        if fit < rows.len() || rows.len() >= room.rows {
             rows.truncate(fit);
             let through = rows.last().map(|row| (row.model, row.record));
             return Ok((rows, through));

@@ -12,7 +12,8 @@ pub(crate) fn starling() -> &'static Path {
 }
 
 /// Cargo builds no binary of another package for a test, so it is asked to. It takes no time when nothing changed. All
-/// of the workspace is named so that what `cargo test --workspace` compiled, with its features, serves here too.
+/// of the workspace is named so that what `cargo test --workspace` compiled, with its features, serves here too; a
+/// release refuses to have the tests' features.
 fn build() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");
     // <target>/<profile>/deps/<test>
@@ -25,7 +26,8 @@ fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package lies in the workspace");
     let built = Command::new(cargo)
-        .args(["build", "--quiet", "--workspace", "--bin", "starling", "--profile", profile])
+        .args(["build", "--quiet", "--bin", "starling", "--profile", profile])
+        .args(if profile == "dev" { &["--workspace"][..] } else { &["--package", "starling-node"] })
         .arg("--target-dir")
         .arg(target_directory)
         .current_dir(manifest)

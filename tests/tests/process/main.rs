@@ -15,6 +15,7 @@ mod contract;
 mod demo;
 mod faults;
 mod pairing;
+mod release;
 mod strangers;
 mod watching;
 mod whole_story;
