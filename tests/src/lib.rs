@@ -1,5 +1,5 @@
 //! The multi-node harness: whole clusters on one thread under virtual time, from a seed, and what must hold of them;
-//! and benchmarks of whole peers.
+//! a reference model of the merge; and benchmarks of whole peers.
 //!
 //! A test says what happens in a [`sim::Cluster`]; the checks in [`check`] say what must be true afterwards.
 
@@ -13,4 +13,5 @@
 pub mod bench;
 pub mod check;
 pub mod process;
+pub mod reference;
 pub mod sim;

@@ -14,6 +14,8 @@ mod log;
 mod membership;
 #[path = "sim/payloads.rs"]
 mod payloads;
+#[path = "sim/reference.rs"]
+mod reference;
 #[path = "sim/rig.rs"]
 mod rig;
 #[path = "sim/shared.rs"]
