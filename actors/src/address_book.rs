@@ -147,6 +147,12 @@ impl AddressBook {
         Some(addresses.clone())
     }
 
+    /// When to dial a device next, in milliseconds of uptime; none while nobody knows where it is.
+    pub(crate) fn next_due(&self, device: DeviceId) -> Option<u64> {
+        self.known.get(&device)?;
+        Some(self.dials.get(&device).map_or(0, |dialed| dialed.next_at_ms))
+    }
+
     /// The device is connected: when it goes it is dialed soon.
     pub(crate) fn reached(&mut self, device: DeviceId) {
         self.dials.remove(&device);

@@ -2,7 +2,6 @@
 //! what is missing.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use actix::prelude::*;
 use futures::channel::oneshot;
@@ -11,6 +10,7 @@ use starling_schema::ids::DeviceId;
 use starling_schema::stream::{Stream, Watermarks};
 use starling_schema::wire::{PageResponse, SnapshotResponse, SnapshotScope};
 
+use crate::alarm::Alarm;
 use crate::environment::Environment;
 use crate::links::halts;
 use crate::proto::backfill::{Backfill, HELD_BYTES_MAX, Step};
@@ -21,8 +21,8 @@ use crate::transactions::{Advanced, Apply, ApplySnapshot, Outcome, Transactions}
 /// Messages that wait. Gossip that finds the mailbox full is dropped and pulled later.
 const MAILBOX: usize = 512;
 
-/// How often peers that rested are looked at again.
-const TICK_MS: u64 = 500;
+/// How soon peers that rested are looked at again while something is missing.
+const LOOK_AGAIN_MS: u64 = 500;
 
 /// How long after a failed write a stream is tried again.
 const STORE_RETRY_MS: u64 = 2_000;
@@ -37,6 +37,7 @@ pub(crate) struct BackfillBuffer {
     transactions: Addr<Transactions>,
     environment: Environment,
     was_complete: bool,
+    next_look: Alarm,
 }
 
 impl BackfillBuffer {
@@ -56,6 +57,7 @@ impl BackfillBuffer {
             transactions,
             environment,
             was_complete,
+            next_look: Alarm::default(),
         }
     }
 
@@ -97,7 +99,11 @@ impl BackfillBuffer {
                 }
             }
         }
-        self.was_complete |= !self.sessions.is_empty() && self.backfill.missing() == 0;
+        let is_complete = self.backfill.missing() == 0;
+        self.was_complete |= !self.sessions.is_empty() && is_complete;
+        if !is_complete {
+            self.next_look.within((Timer::RePull, LOOK_AGAIN_MS), &self.environment, ctx, Self::work);
+        }
     }
 
     fn ask(&self, peer: DeviceId, what: PullWhat) -> bool {
@@ -166,7 +172,6 @@ impl Actor for BackfillBuffer {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(self.environment.limit(Limit::Mailbox, MAILBOX));
-        ctx.run_interval(Duration::from_millis(self.environment.wait_ms(Timer::RePull, TICK_MS)), Self::work);
     }
 }
 

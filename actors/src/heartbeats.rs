@@ -2,7 +2,6 @@
 //! member has acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use actix::prelude::*;
 use starling_schema::ids::{DeviceId, LibraryId};
@@ -11,6 +10,7 @@ use starling_schema::signed::{Beacon, Signed};
 use starling_schema::stream::{Stream, Watermarks};
 use starling_schema::wire::{GOSSIP_BYTES_MAX, Heartbeat, SyncEnvelope, SyncPayload};
 
+use crate::alarm::Alarm;
 use crate::backfill_buffer::{BackfillBuffer, PeerMarks};
 use crate::environment::Environment;
 use crate::links::halts;
@@ -26,10 +26,7 @@ use crate::transactions::{Advanced, Keep, Prune, Transactions};
 /// Messages that wait; a lost heartbeat is followed by another.
 const MAILBOX: usize = 256;
 
-/// How often the schedule is looked at: the debounce of a change is 100 ms.
-const TICK_MS: u64 = 50;
-
-/// How often beacons are stored and logs pruned; both only save work, so they may lag.
+/// How long after news beacons are stored and logs pruned; both only save work, so they may lag.
 const UPKEEP_MS: u64 = 2_000;
 
 /// The most beacons of one heartbeat: they fit a request of 64 KiB in libraries of ten devices; larger ones take
@@ -55,6 +52,8 @@ pub(crate) struct Heartbeats {
     membership: Membership,
     beacons: Beacons,
     schedule: HeartbeatSchedule,
+    next_beat: Alarm,
+    next_upkeep: Alarm,
     durable: Watermarks,
     number: u64,
     heard_at_ms: BTreeMap<DeviceId, u64>,
@@ -101,6 +100,8 @@ impl Heartbeats {
             membership,
             beacons,
             schedule,
+            next_beat: Alarm::default(),
+            next_upkeep: Alarm::default(),
             durable: Watermarks::new(),
             number,
             heard_at_ms,
@@ -110,16 +111,25 @@ impl Heartbeats {
         }
     }
 
-    fn changed(&mut self) {
+    /// There is news: the next heartbeat is due soon, and upkeep after it.
+    fn changed(&mut self, ctx: &mut Context<Self>) {
         self.schedule.changed(self.environment.uptime_ms(), self.environment.fraction());
+        self.arm(ctx);
     }
 
-    fn tick(&mut self) {
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        let due_ms = self.schedule.next_due();
+        self.next_beat.set((Timer::Beacon, Some(due_ms)), &self.environment, ctx, Self::tick);
+        self.next_upkeep.within((Timer::Prune, UPKEEP_MS), &self.environment, ctx, Self::upkeep);
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
         if self.schedule.is_due(self.environment.uptime_ms(), self.environment.fraction())
             && self.durable != Watermarks::new()
         {
             self.beat();
         }
+        self.arm(ctx);
     }
 
     /// Says how far we are, to everybody by gossip and to each connected peer directly.
@@ -162,13 +172,15 @@ impl Heartbeats {
         self.environment.reach(Point::AfterAck);
     }
 
-    /// Our own beacon, and those of others that the peer has not had from us.
+    /// Our own beacon, and those of others that the peer has not had from us; once on each connection also the newest of
+    /// the peer itself, which may have forgotten its number.
     fn news_for(&mut self, peer: DeviceId) -> Vec<Signed> {
         let mut news = Vec::new();
         for (member, signed) in self.beacons.iter() {
             let number = self.beacons.of(member).map_or(0, |beacon| beacon.number);
             let sent = self.sent.entry((peer, member)).or_default();
-            if member != peer && (member == self.device || number > *sent) && news.len() < BEACONS_MAX {
+            let is_due = if member == peer { *sent == 0 } else { member == self.device || number > *sent };
+            if is_due && news.len() < BEACONS_MAX {
                 *sent = number;
                 news.push(signed.clone());
             }
@@ -179,7 +191,13 @@ impl Heartbeats {
     /// Takes a beacon in, wherever it comes from.
     fn take(&mut self, signed: Signed) {
         let (member, durable) = match self.beacons.offer(signed, &self.membership) {
-            Ok(Some(beacon)) => (beacon.author.device(), beacon.durable.clone()),
+            Ok(Some(beacon)) => {
+                // One of our own that we forgot: numbers go on above it, or nobody would listen to us.
+                if beacon.author.device() == self.device {
+                    self.number = self.number.max(beacon.number);
+                }
+                (beacon.author.device(), beacon.durable.clone())
+            }
             Ok(None) => return,
             Err(error) => return tracing::debug!(%error, "a beacon was refused"),
         };
@@ -262,12 +280,9 @@ impl Actor for Heartbeats {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let every = |timer, usual| Duration::from_millis(self.environment.wait_ms(timer, usual));
-        let (tick, upkeep) = (every(Timer::Beacon, TICK_MS), every(Timer::Prune, UPKEEP_MS));
         ctx.set_mailbox_capacity(self.environment.limit(Limit::Mailbox, MAILBOX));
         self.meet();
-        ctx.run_interval(tick, |actor, _| actor.tick());
-        ctx.run_interval(upkeep, Self::upkeep);
+        self.arm(ctx);
     }
 }
 
@@ -289,10 +304,10 @@ impl Handler<PublishTo> for Heartbeats {
 impl Handler<Advanced> for Heartbeats {
     type Result = ();
 
-    fn handle(&mut self, news: Advanced, _: &mut Self::Context) {
+    fn handle(&mut self, news: Advanced, ctx: &mut Self::Context) {
         if self.durable != news.durable {
             self.durable = news.durable;
-            self.changed();
+            self.changed(ctx);
         }
     }
 }
@@ -305,10 +320,11 @@ pub(crate) struct Heard(pub(crate) Vec<Signed>);
 impl Handler<Heard> for Heartbeats {
     type Result = ();
 
-    fn handle(&mut self, Heard(beacons): Heard, _: &mut Self::Context) {
+    fn handle(&mut self, Heard(beacons): Heard, ctx: &mut Self::Context) {
         for beacon in beacons {
             self.take(beacon);
         }
+        self.arm(ctx);
     }
 }
 
@@ -320,11 +336,11 @@ pub(crate) struct MembershipIs(pub(crate) Membership);
 impl Handler<MembershipIs> for Heartbeats {
     type Result = ();
 
-    fn handle(&mut self, MembershipIs(membership): MembershipIs, _: &mut Self::Context) {
+    fn handle(&mut self, MembershipIs(membership): MembershipIs, ctx: &mut Self::Context) {
         self.beacons.retain_members(&membership);
         self.membership = membership;
         self.meet();
-        self.changed();
+        self.changed(ctx);
     }
 }
 
@@ -340,10 +356,10 @@ pub(crate) struct HeartbeatUp {
 impl Handler<HeartbeatUp> for Heartbeats {
     type Result = ();
 
-    fn handle(&mut self, HeartbeatUp { peer, serial, beat }: HeartbeatUp, _: &mut Self::Context) {
+    fn handle(&mut self, HeartbeatUp { peer, serial, beat }: HeartbeatUp, ctx: &mut Self::Context) {
         self.sessions.insert(peer, (serial, beat));
         self.sent.retain(|(to, _), _| *to != peer);
-        self.changed();
+        self.changed(ctx);
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`PeerHandle::start`] starts a peer within a running actix `System`; everything else is done through the handle.
 
 mod address_book;
+mod alarm;
 mod applier;
 mod backfill_buffer;
 pub mod canonical;

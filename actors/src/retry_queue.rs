@@ -1,12 +1,12 @@
 //! The retry queue actor: sees to it that every connected peer acknowledges our own changes, or says why not.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use actix::prelude::*;
 use starling_schema::ids::DeviceId;
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
 
+use crate::alarm::Alarm;
 use crate::environment::Environment;
 use crate::links::halts;
 use crate::proto::retry::{DeadLetter, RetryItem, RetrySchedule};
@@ -18,13 +18,11 @@ use crate::transactions::{Advanced, Keep, Transactions};
 /// Messages that wait: news of every peer, all of it said again later.
 const MAILBOX: usize = 512;
 
-/// How often the schedule is looked at; the shortest wait is 1 s.
-const TICK_MS: u64 = 200;
-
 /// Owns what connected peers have not acknowledged.
 pub(crate) struct RetryQueue {
     device: DeviceId,
     schedule: RetrySchedule,
+    next_send: Alarm,
     sessions: BTreeMap<DeviceId, (u64, Recipient<Push>)>,
     acked: BTreeMap<DeviceId, Watermarks>,
     /// The items that are written down: few, and only after a failure.
@@ -63,6 +61,7 @@ impl RetryQueue {
         Self {
             device,
             schedule: RetrySchedule::restore(own, items, letters),
+            next_send: Alarm::default(),
             sessions: BTreeMap::new(),
             acked: BTreeMap::new(),
             stored,
@@ -71,7 +70,11 @@ impl RetryQueue {
         }
     }
 
-    fn tick(&mut self) {
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        self.next_send.set((Timer::Retry, self.schedule.next_due()), &self.environment, ctx, Self::tick);
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
         let now_ms = self.environment.uptime_ms();
         for send in self.schedule.due(now_ms, self.environment.fraction()) {
             let push = Push { kind: send.kind, after: send.after };
@@ -79,6 +82,7 @@ impl RetryQueue {
                 tracing::debug!(peer = %send.peer, "a push waits for its next turn");
             }
         }
+        self.arm(ctx);
     }
 
     fn own(&self, marks: &Watermarks, kind: StreamKind) -> u64 {
@@ -101,8 +105,6 @@ impl Actor for RetryQueue {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(self.environment.limit(Limit::Mailbox, MAILBOX));
-        let tick = Duration::from_millis(self.environment.wait_ms(Timer::Retry, TICK_MS));
-        ctx.run_interval(tick, |actor, _| actor.tick());
     }
 }
 
@@ -111,12 +113,13 @@ halts!(RetryQueue);
 impl Handler<Advanced> for RetryQueue {
     type Result = ();
 
-    fn handle(&mut self, news: Advanced, _: &mut Self::Context) {
+    fn handle(&mut self, news: Advanced, ctx: &mut Self::Context) {
         let now_ms = self.environment.uptime_ms();
         for kind in [StreamKind::State, StreamKind::Shared] {
             // What is not durable is not announced.
             self.schedule.committed(kind, self.own(&news.durable, kind), now_ms);
         }
+        self.arm(ctx);
     }
 }
 
@@ -132,7 +135,7 @@ pub(crate) struct PeerUp {
 impl Handler<PeerUp> for RetryQueue {
     type Result = ();
 
-    fn handle(&mut self, PeerUp { peer, serial, push }: PeerUp, _: &mut Self::Context) {
+    fn handle(&mut self, PeerUp { peer, serial, push }: PeerUp, ctx: &mut Self::Context) {
         self.sessions.insert(peer, (serial, push));
         if self.schedule.dead_letters().any(|letter| letter.peer == peer) {
             self.environment.reach(Point::DeadLetterRevived);
@@ -140,6 +143,7 @@ impl Handler<PeerUp> for RetryQueue {
         let marks = self.acked.get(&peer).cloned().unwrap_or_default();
         let acked = [StreamKind::State, StreamKind::Shared].map(|kind| (kind, self.own(&marks, kind)));
         self.schedule.connected(peer, acked, self.environment.uptime_ms());
+        self.arm(ctx);
     }
 }
 
@@ -154,10 +158,11 @@ pub(crate) struct PeerDown {
 impl Handler<PeerDown> for RetryQueue {
     type Result = ();
 
-    fn handle(&mut self, PeerDown { peer, serial }: PeerDown, _: &mut Self::Context) {
+    fn handle(&mut self, PeerDown { peer, serial }: PeerDown, ctx: &mut Self::Context) {
         if self.sessions.get(&peer).is_some_and(|(newest, _)| *newest == serial) {
             self.sessions.remove(&peer);
             self.schedule.disconnected(peer);
+            self.arm(ctx);
         }
     }
 }
@@ -180,6 +185,7 @@ impl Handler<Acked> for RetryQueue {
             self.schedule.acked(peer, kind, self.own(&marks, kind), now_ms);
         }
         self.acked.entry(peer).or_default().join(&marks);
+        self.arm(ctx);
         let waiting: BTreeSet<_> = self.schedule.items().map(|item| (item.peer, item.kind)).collect();
         let letters: BTreeSet<_> = self.schedule.dead_letters().map(|letter| (letter.peer, letter.kind)).collect();
         let mut notes = Vec::new();
@@ -205,8 +211,9 @@ pub(crate) struct PeerPulls(pub(crate) DeviceId);
 impl Handler<PeerPulls> for RetryQueue {
     type Result = ();
 
-    fn handle(&mut self, PeerPulls(peer): PeerPulls, _: &mut Self::Context) {
+    fn handle(&mut self, PeerPulls(peer): PeerPulls, ctx: &mut Self::Context) {
         self.schedule.pulling(peer, self.environment.uptime_ms());
+        self.arm(ctx);
     }
 }
 
@@ -244,6 +251,7 @@ impl Handler<PushFailed> for RetryQueue {
             item.map(note).into_iter().collect()
         };
         self.keep(notes, ctx);
+        self.arm(ctx);
     }
 }
 

@@ -134,14 +134,16 @@ named! {
     Timer {
         /// Until what came from peers is made durable.
         Flush = "flush",
-        /// Between two looks at what has to be sent again.
+        /// Until what is due next is sent again.
         Retry = "retry",
-        /// Between two looks at whether a heartbeat is due.
+        /// Until the next heartbeat is due.
         Beacon = "beacon",
-        /// Between two removals of what every member has.
+        /// Until what every member has is removed.
         Prune = "prune",
-        /// Between two looks at whom to pull from.
+        /// Until one looks again at whom to pull from.
         RePull = "re-pull",
+        /// Until the next member that is away is dialed.
+        Dial = "dial",
         /// After a batch could not be written.
         StoreRetry = "store-retry",
         /// Until parked changes are looked at.

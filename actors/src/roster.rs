@@ -2,7 +2,6 @@
 //! broadcasts our own changes, and pairs new devices.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use actix::prelude::*;
 use futures::channel::oneshot;
@@ -15,6 +14,7 @@ use starling_schema::wire::{
 };
 
 use crate::address_book::AddressBook;
+use crate::alarm::Alarm;
 use crate::backfill_buffer::Offer;
 use crate::events::{EventKind, Happened};
 use crate::heartbeats::{Heard, MembershipIs};
@@ -24,7 +24,7 @@ use crate::pairing::Join;
 use crate::proto::backfill::weight;
 use crate::proto::membership::Membership;
 use crate::proto::pairing::Tickets;
-use crate::rig::{Limit, Point};
+use crate::rig::{Limit, Point, Timer};
 use crate::session::{Greet, Serve, Session, refusal, tell};
 use crate::store::ledger::Note;
 use crate::transactions::{Advanced, Keep};
@@ -32,8 +32,8 @@ use crate::transactions::{Advanced, Keep};
 /// Events of the network and news of the store that wait.
 const MAILBOX: usize = crate::network::EVENTS_MAX;
 
-/// How often members that are not connected are looked at.
-const DIAL_TICK: Duration = Duration::from_secs(1);
+/// How soon an open ticket's end, and a network that was too busy to be told who belongs, are looked at again.
+const LOOK_AGAIN_MS: u64 = 1_000;
 
 /// Batches that take more memory than this are not even tried as gossip: ten times what fits, as well as they pack.
 const GOSSIP_WEIGHT_MAX: usize = 10 * GOSSIP_BYTES_MAX;
@@ -50,6 +50,7 @@ pub(crate) struct Roster {
     serial: u64,
     guest: Option<DeviceKey>,
     admitted: Option<Admit>,
+    next_dial: Alarm,
 }
 
 impl Roster {
@@ -65,6 +66,7 @@ impl Roster {
             serial: 0,
             guest: None,
             admitted: None,
+            next_dial: Alarm::default(),
         }
     }
 
@@ -77,8 +79,9 @@ impl Roster {
             guests: self.guest.into_iter().collect(),
             strangers: self.tickets.is_open(links.environment.wall_ms()),
         };
-        if self.admitted.as_ref() != Some(&admit) && links.network.admit.try_send(admit.clone()).is_ok() {
-            self.admitted = Some(admit);
+        if self.admitted.as_ref() != Some(&admit) {
+            let told = links.network.admit.try_send(admit.clone()).is_ok();
+            self.admitted = told.then_some(admit);
         }
         let gone: Vec<DeviceId> =
             self.sessions.keys().filter(|peer| !self.membership.is_member(**peer)).copied().collect();
@@ -102,6 +105,7 @@ impl Roster {
             self.sessions.insert(key.device(), session.start());
             tell(&links.events, Happened(EventKind::Connected(key.device())));
         }
+        self.arm(ctx);
     }
 
     fn close(&mut self, peer: DeviceId) {
@@ -234,14 +238,7 @@ impl Roster {
         let Some(links) = self.links.clone() else { return };
         self.admit(ctx);
         let now_ms = links.environment.uptime_ms();
-        let away: Vec<(DeviceId, DeviceKey)> = self
-            .membership
-            .members()
-            .iter()
-            .filter(|(peer, _)| **peer != links.device && !self.connected.contains_key(peer))
-            .map(|(peer, member)| (*peer, member.key))
-            .collect();
-        for (peer, key) in away {
+        for (peer, key) in self.away(links.device) {
             let Some(addresses) = self.book.due(peer, now_ms, links.environment.fraction()) else { continue };
             let dialed = links.network.dial.send(Dial { peer: key, addresses }).into_actor(self);
             ctx.spawn(dialed.map(move |outcome, _, _| {
@@ -250,6 +247,24 @@ impl Roster {
                 }
             }));
         }
+        self.arm(ctx);
+    }
+
+    /// The members that are not connected.
+    fn away(&self, this: DeviceId) -> Vec<(DeviceId, DeviceKey)> {
+        let members = self.membership.members().iter();
+        let away = members.filter(|(peer, _)| **peer != this && !self.connected.contains_key(peer));
+        away.map(|(peer, member)| (*peer, member.key)).collect()
+    }
+
+    /// Sees to it that the next dial is made when it is due, and that who may connect is looked at again in time.
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        let Some(links) = &self.links else { return };
+        let dial_ms = self.away(links.device).iter().filter_map(|(peer, _)| self.book.next_due(*peer)).min();
+        let is_changing = self.admitted.is_none() || self.tickets.is_open(links.environment.wall_ms());
+        let look_ms = is_changing.then(|| links.environment.uptime_ms() + LOOK_AGAIN_MS);
+        let next_ms = dial_ms.into_iter().chain(look_ms).min();
+        self.next_dial.set((Timer::Dial, next_ms), &links.environment, ctx, Self::dial);
     }
 
     fn hello(&self) -> Hello {
@@ -280,7 +295,6 @@ impl Actor for Roster {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        ctx.run_interval(DIAL_TICK, Self::dial);
     }
 }
 
@@ -332,6 +346,7 @@ impl Handler<NetworkEvent> for Roster {
             NetworkEvent::Disconnected { peer } => {
                 self.connected.remove(&peer.device());
                 self.close(peer.device());
+                self.arm(ctx);
             }
             NetworkEvent::Gossip { source, bytes, verdict } => {
                 // A network that is gone needs no verdict.
