@@ -148,3 +148,24 @@ fn a_restored_database_takes_no_write_before_it_has_its_lost_changes_back_so_no_
         assert_eq!(b.owner::<starling_schema::models::Location>(location).await, Some(a.id()));
     });
 }
+
+#[test]
+fn a_device_restored_from_a_time_when_its_clock_was_behind_is_listened_to_at_once() {
+    const DAY_MS: i64 = 86_400_000;
+    Cluster::run(606, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        let old = b.copy();
+        b.skew_ms(DAY_MS);
+        a.add_tags(5).await;
+        cluster.settle(SOON).await;
+        cluster.until_pruned(LATER).await;
+        b.stop().await;
+        b.restore_database(&old);
+        b.skew_ms(0);
+        b.start().await;
+        cluster.settle(LATER).await;
+        a.add_tags(5).await;
+        cluster.settle(SOON).await;
+        cluster.until_pruned(LATER).await;
+    });
+}
