@@ -14,6 +14,7 @@ use crate::alarm::Alarm;
 use crate::environment::Environment;
 use crate::links::halts;
 use crate::proto::backfill::{Backfill, HELD_BYTES_MAX, Step};
+use crate::proto::snapshots::BegunSnapshot;
 use crate::rig::{Limit, Point, Timer};
 use crate::session::{Pull, PullWhat};
 use crate::transactions::{Advanced, Apply, ApplySnapshot, Outcome, Transactions};
@@ -29,7 +30,6 @@ const STORE_RETRY_MS: u64 = 2_000;
 
 /// Owns what is missing and who is fetching it.
 pub(crate) struct BackfillBuffer {
-    device: DeviceId,
     backfill: Backfill,
     durable: Watermarks,
     sessions: BTreeMap<DeviceId, (u64, Recipient<Pull>)>,
@@ -44,13 +44,15 @@ impl BackfillBuffer {
     pub(crate) fn new(
         device: DeviceId,
         (applied, parked): (Watermarks, Vec<(Stream, u64)>),
+        begun: Vec<BegunSnapshot>,
         transactions: Addr<Transactions>,
         environment: Environment,
     ) -> Self {
         let was_complete = applied.iter().any(|(stream, _)| stream.origin != device);
         Self {
-            device,
-            backfill: Backfill::new(applied, parked).with_room(environment.limit(Limit::BufferBytes, HELD_BYTES_MAX)),
+            backfill: Backfill::new(applied, parked)
+                .with_room(environment.limit(Limit::BufferBytes, HELD_BYTES_MAX))
+                .resuming(begun),
             durable: Watermarks::new(),
             sessions: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -135,8 +137,8 @@ impl BackfillBuffer {
         }));
     }
 
-    fn apply_snapshot(&mut self, page: SnapshotResponse, claim: Option<Watermarks>, ctx: &mut Context<Self>) {
-        let (scope, is_last) = (page.scope, claim.is_some());
+    fn apply_snapshot(&mut self, page: SnapshotResponse, claim: Watermarks, ctx: &mut Context<Self>) {
+        let (scope, is_last) = (page.scope, page.through.is_none());
         self.environment.reach(Point::SnapshotPage);
         let merging = self.transactions.send(ApplySnapshot { page, claim }).into_actor(self);
         ctx.spawn(merging.map(move |outcome, actor, ctx| {
@@ -148,8 +150,8 @@ impl BackfillBuffer {
                     }
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "a snapshot page could not be merged: it starts over");
-                    actor.backfill.snapshot_failed(actor.device, scope, actor.now_ms());
+                    tracing::warn!(%error, "a snapshot page could not be merged: it is asked for again");
+                    actor.backfill.snapshot_refused(scope, actor.now_ms());
                 }
                 Err(_closed) => return ctx.stop(),
             }

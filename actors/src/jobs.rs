@@ -16,7 +16,7 @@ pub(crate) type Reply<T> = oneshot::Sender<T>;
 pub(crate) enum Job {
     Commit(Vec<Write>, Reply<Result<Receipt, CommitError>>),
     Apply(Batch, u64, Reply<Result<Outcome, StoreError>>),
-    Snapshot(Box<SnapshotResponse>, Option<Watermarks>, Reply<Result<(), StoreError>>),
+    Snapshot(Box<SnapshotResponse>, Watermarks, Reply<Result<(), StoreError>>),
     Keep(Vec<Note>, Reply<Result<(), StoreError>>),
     Prune(Vec<(Stream, u64)>, Reply<Result<usize, StoreError>>),
     Flush,

@@ -13,6 +13,7 @@ use crate::identity::Identity;
 use crate::peer::{ChangeLibrary, PeerOptions, StartError, store_error};
 use crate::proto::membership::Membership;
 use crate::proto::pairing::{IssuedTicket, Tickets};
+use crate::proto::snapshots::BegunSnapshot;
 use crate::rig::Point;
 use crate::store::ledger::{self, Note};
 use crate::store::open::open_writer;
@@ -28,6 +29,8 @@ pub(crate) struct Stored {
     pub(crate) marks: Watermarks,
     /// How far streams are held beyond that, until their time comes.
     pub(crate) parked: Vec<(Stream, u64)>,
+    /// Snapshots that are under way.
+    pub(crate) snapshots: Vec<BegunSnapshot>,
     pub(crate) beacons: Vec<(starling_schema::signed::Signed, u64)>,
     pub(crate) retries: (Vec<ledger::StoredRetry>, Vec<ledger::StoredLetter>),
     pub(crate) device_name: Option<String>,
@@ -76,6 +79,7 @@ pub(crate) fn read_stored(
             .into_iter()
             .filter_map(|(origin, changes)| Some((Stream::shared(origin), changes.last()?.seq)))
             .collect(),
+        snapshots: ledger::snapshots(c).map_err(store_error)?,
         beacons: ledger::beacons(c).map_err(store_error)?,
         retries: (ledger::retries(c).map_err(store_error)?, ledger::dead_letters(c).map_err(store_error)?),
         device_name: own.and_then(|device| device.name).or(named),

@@ -137,7 +137,11 @@ impl Handler<PeerUp> for RetryQueue {
 
     fn handle(&mut self, PeerUp { peer, serial, push }: PeerUp, ctx: &mut Self::Context) {
         self.sessions.insert(peer, (serial, push));
-        if self.schedule.dead_letters().any(|letter| letter.peer == peer) {
+        // They are sends again: what became of them is stored anew.
+        let letters = self.schedule.dead_letters().filter(|letter| letter.peer == peer);
+        let gone: Vec<_> = letters.map(|letter| Note::DeadLetterGone { peer, kind: letter.kind }).collect();
+        if !gone.is_empty() {
+            self.keep(gone, ctx);
             self.environment.reach(Point::DeadLetterRevived);
         }
         let marks = self.acked.get(&peer).cloned().unwrap_or_default();

@@ -352,12 +352,12 @@ impl Handler<Apply> for Transactions {
     }
 }
 
-/// Merge a page of a snapshot; with the last one comes what the whole stands for.
+/// Merge a page of a snapshot; with the last one counts what all of them stand for.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), StoreError>")]
 pub(crate) struct ApplySnapshot {
     pub(crate) page: SnapshotResponse,
-    pub(crate) claim: Option<Watermarks>,
+    pub(crate) claim: Watermarks,
 }
 
 impl Handler<ApplySnapshot> for Transactions {

@@ -89,8 +89,9 @@ impl Protocol {
         let device = secret.device();
         let parts = || (transactions.clone(), environment.clone(), stored.marks.clone());
         let (store, time, marks) = parts();
-        let held = (marks, stored.parked);
-        let buffer = BackfillBuffer::start_in_arbiter(thread, move |_| BackfillBuffer::new(device, held, store, time));
+        let (held, begun) = ((marks, stored.parked), stored.snapshots);
+        let buffer =
+            BackfillBuffer::start_in_arbiter(thread, move |_| BackfillBuffer::new(device, held, begun, store, time));
         let ((store, time, marks), retries) = (parts(), stored.retries);
         let retry =
             RetryQueue::start_in_arbiter(thread, move |_| RetryQueue::new(device, &marks, retries, store, time));

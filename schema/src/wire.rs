@@ -194,8 +194,8 @@ pub struct SnapshotResponse {
     pub after: Option<Cursor>,
     /// The last key that the page speaks for; none when it reaches the end.
     pub through: Option<Cursor>,
-    /// The responder's watermarks for the scope in the transaction that read this page. Those of the first page are
-    /// what the whole snapshot stands for.
+    /// The responder's watermarks for the scope in the transaction that read this page. The whole snapshot stands for
+    /// the least that any of its pages was read at.
     pub watermarks: Watermarks,
     /// The records.
     pub items: SnapshotItems,

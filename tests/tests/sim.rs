@@ -16,6 +16,8 @@ mod membership;
 mod payloads;
 #[path = "sim/reference.rs"]
 mod reference;
+#[path = "sim/retry.rs"]
+mod retry;
 #[path = "sim/rig.rs"]
 mod rig;
 #[path = "sim/shared.rs"]

@@ -154,15 +154,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Merges a page of a snapshot; `claim` comes with the last page: what the whole of it stands for.
+    /// Merges a page of a snapshot; with the last page `claim` counts: what the whole of it stands for. Until then it is
+    /// noted how far the snapshot is, so that it goes on there after a restart.
     pub(crate) async fn snapshot(
         &mut self,
         page: SnapshotResponse,
-        claim: Option<Watermarks>,
+        claim: Watermarks,
         effects: &mut Effects,
     ) -> Result<(), StoreError> {
         self.environment.edge(Point::AfterBegin)?;
-        match (page.scope, page.items) {
+        let (scope, through) = (page.scope, page.through);
+        match (scope, page.items) {
             (SnapshotScope::Shared, SnapshotItems::Shared(items)) => {
                 let mut by_model: BTreeMap<ModelId, Vec<_>> = BTreeMap::new();
                 for item in items {
@@ -185,7 +187,8 @@ impl Engine {
             }
             _ => return Err(StoreError("a snapshot page holds items of another kind than its scope".to_owned())),
         }
-        for (stream, through) in claim.iter().flat_map(Watermarks::iter) {
+        ledger::note_snapshot(&mut self.store.borrow_mut(), scope, through.map(|key| (key, claim.clone())))?;
+        for (stream, through) in claim.iter().filter(|_| through.is_none()) {
             if through > self.marks.get(stream) {
                 self.floors.raise(stream, through);
                 self.advance(stream, through)?;

@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 
 use starling_schema::change::{Batch, Items};
 use starling_schema::ids::DeviceId;
-use starling_schema::stream::{Stream, StreamKind, Watermarks};
+use starling_schema::stream::{Stream, Watermarks};
 use starling_schema::wire::{Cursor, PageResponse, SnapshotResponse, SnapshotScope};
+
+use super::snapshots::{BegunSnapshot, Snapshots, covers, scope_of};
 
 /// The most bytes of batches that wait for their turn. What does not fit is dropped and pulled again, never lost.
 pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -57,8 +59,8 @@ pub enum Step {
     ApplySnapshot {
         /// The page.
         page: Box<SnapshotResponse>,
-        /// With the last page: what the whole stands for.
-        claim: Option<Watermarks>,
+        /// What the pages so far stand for together: with the last one it counts.
+        claim: Watermarks,
     },
 }
 
@@ -82,25 +84,6 @@ struct Held {
     bytes: usize,
 }
 
-/// Where a snapshot goes on.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Next {
-    /// After this key; none is the beginning.
-    After(Option<Cursor>),
-    /// It has all of it.
-    Nowhere,
-}
-
-#[derive(Debug)]
-struct Snapshot {
-    peer: DeviceId,
-    claim: Option<Watermarks>,
-    asking: bool,
-    applying: bool,
-    next: Next,
-    waiting: Option<Box<SnapshotResponse>>,
-}
-
 /// Owns what is missing and what waits.
 #[derive(Debug)]
 pub struct Backfill {
@@ -114,7 +97,7 @@ pub struct Backfill {
     applying: BTreeMap<Stream, u64>,
     waiting: BTreeMap<Stream, u64>,
     parked: BTreeMap<Stream, u64>,
-    snapshots: BTreeMap<SnapshotScope, Snapshot>,
+    snapshots: Snapshots,
 }
 
 impl Backfill {
@@ -154,6 +137,13 @@ impl Backfill {
         self.refused
     }
 
+    /// Goes on with snapshots that were begun before a restart.
+    #[must_use]
+    pub fn resuming(mut self, begun: impl IntoIterator<Item = BegunSnapshot>) -> Self {
+        self.snapshots.resume(begun);
+        self
+    }
+
     /// How far every stream is applied.
     #[must_use]
     pub fn applied(&self) -> &Watermarks {
@@ -179,7 +169,7 @@ impl Backfill {
     pub fn peer_gone(&mut self, peer: DeviceId) {
         self.peers.remove(&peer);
         self.fetching.retain(|_, at| *at != peer);
-        self.snapshots.retain(|_, snapshot| snapshot.peer != peer);
+        self.snapshots.gone(peer);
     }
 
     /// A batch was pushed. Says whether it can be applied in turn; otherwise it waits, or is pulled later.
@@ -219,20 +209,7 @@ impl Backfill {
                     self.rest(peer, stream, now_ms);
                 }
             }
-            PageResponse::TakeSnapshot { .. } => {
-                let scope = match stream.kind {
-                    StreamKind::State => SnapshotScope::State(stream.origin),
-                    StreamKind::Shared => SnapshotScope::Shared,
-                };
-                self.snapshots.entry(scope).or_insert(Snapshot {
-                    peer,
-                    claim: None,
-                    asking: false,
-                    applying: false,
-                    next: Next::After(None),
-                    waiting: None,
-                });
-            }
+            PageResponse::TakeSnapshot { .. } => self.snapshots.begin(scope_of(stream), peer),
         }
     }
 
@@ -270,34 +247,37 @@ impl Backfill {
 
     /// An answer to [`Step::FetchSnapshot`].
     pub fn snapshot_page(&mut self, peer: DeviceId, page: SnapshotResponse) {
-        let Some(snapshot) = self.snapshots.get_mut(&page.scope).filter(|snapshot| snapshot.peer == peer) else {
-            return;
-        };
-        snapshot.asking = false;
-        let sound = |(stream, through): &(Stream, u64)| covers(page.scope, *stream) && i64::try_from(*through).is_ok();
-        snapshot.claim.get_or_insert_with(|| page.watermarks.iter().filter(sound).collect());
-        snapshot.next = page.through.map_or(Next::Nowhere, |key| Next::After(Some(key)));
-        snapshot.waiting = Some(Box::new(page));
+        let scope = page.scope;
+        if self.snapshots.page(peer, page)
+            && let Some(view) = self.peers.get_mut(&peer)
+        {
+            view.resting.retain(|stream, _| !covers(scope, *stream));
+        }
     }
 
-    /// A page of a snapshot could not be had or merged: it starts over, elsewhere if possible.
+    /// A page of a snapshot could not be had: it is asked for again, elsewhere if possible.
     pub fn snapshot_failed(&mut self, peer: DeviceId, scope: SnapshotScope, now_ms: u64) {
-        // The one that served it rests, whoever says that it failed.
-        let peer = self.snapshots.remove(&scope).map_or(peer, |snapshot| snapshot.peer);
+        let failed = self.snapshots.failed(peer, scope);
+        self.rest_on_snapshots(failed, scope, now_ms);
+    }
+
+    /// A page of a snapshot could not be merged: the one who served it rests, whatever the reason.
+    pub fn snapshot_refused(&mut self, scope: SnapshotScope, now_ms: u64) {
+        let served = self.snapshots.refused(scope);
+        self.rest_on_snapshots(served, scope, now_ms);
+    }
+
+    fn rest_on_snapshots(&mut self, peer: Option<DeviceId>, scope: SnapshotScope, now_ms: u64) {
         let streams: Vec<Stream> = self.wanted().into_keys().filter(|stream| covers(scope, *stream)).collect();
-        for stream in streams {
+        for (peer, stream) in peer.into_iter().flat_map(|peer| streams.iter().map(move |stream| (peer, *stream))) {
             self.rest(peer, stream, now_ms);
         }
     }
 
     /// A page of a snapshot was merged.
     pub fn snapshot_settled(&mut self, scope: SnapshotScope) {
-        let Some(snapshot) = self.snapshots.get_mut(&scope) else { return };
-        snapshot.applying = false;
-        if snapshot.next == Next::Nowhere && snapshot.waiting.is_none() {
-            if let Some(Snapshot { claim: Some(claim), .. }) = self.snapshots.remove(&scope) {
-                self.applied.join(&claim);
-            }
+        if let Some(claim) = self.snapshots.settled(scope) {
+            self.applied.join(&claim);
             self.drop_stale();
         }
     }
@@ -328,7 +308,7 @@ impl Backfill {
         self.waiting.retain(|_, until_ms| *until_ms > now_ms);
         let mut steps = Vec::new();
         self.apply_next(&mut steps);
-        self.snapshot_next(&mut steps);
+        self.snapshot_next(now_ms, &mut steps);
         self.fetch_next(now_ms, &mut steps);
         steps
     }
@@ -355,23 +335,22 @@ impl Backfill {
         self.held.retain(|_, held| !held.is_empty());
     }
 
-    fn snapshot_next(&mut self, steps: &mut Vec<Step>) {
-        for (scope, snapshot) in &mut self.snapshots {
-            if !snapshot.applying
-                && let Some(page) = snapshot.waiting.take()
-            {
-                snapshot.applying = true;
-                let claim = if snapshot.next == Next::Nowhere { snapshot.claim.clone() } else { None };
-                steps.push(Step::ApplySnapshot { page, claim });
-            }
-            if !snapshot.asking
-                && snapshot.waiting.is_none()
-                && let Next::After(after) = snapshot.next
-            {
-                snapshot.asking = true;
-                steps.push(Step::FetchSnapshot { peer: snapshot.peer, scope: *scope, after });
-            }
-        }
+    fn snapshot_next(&mut self, now_ms: u64, steps: &mut Vec<Step>) {
+        let mut snapshots = std::mem::take(&mut self.snapshots);
+        snapshots.next(|scope| self.server(scope, now_ms), steps);
+        self.snapshots = snapshots;
+    }
+
+    /// Who could serve a snapshot: the peer with the most of it that we lack, if it is not resting.
+    fn server(&self, scope: SnapshotScope, now_ms: u64) -> Option<DeviceId> {
+        let lacked = |view: &PeerView| {
+            let marks = view.marks.iter().filter(|(stream, _)| covers(scope, **stream));
+            let rested =
+                marks.filter(|(stream, _)| view.resting.get(stream).is_none_or(|rest| rest.until_ms <= now_ms));
+            rested.map(|(stream, head)| head.saturating_sub(self.kept(*stream))).fold(0, u64::saturating_add)
+        };
+        let servers = self.peers.iter().map(|(peer, view)| (lacked(view), *peer)).filter(|(lacked, _)| *lacked > 0);
+        servers.max().map(|(_, peer)| peer)
     }
 
     fn fetch_next(&mut self, now_ms: u64, steps: &mut Vec<Step>) {
@@ -381,7 +360,7 @@ impl Backfill {
                 self.held_bytes >= self.held_bytes_max / 2 || self.pages_ahead(stream, frontier) >= PAGES_AHEAD;
             let busy = self.fetching.contains_key(&stream)
                 || self.waiting.contains_key(&stream)
-                || self.snapshots.keys().any(|scope| covers(*scope, stream));
+                || self.snapshots.cover(stream);
             if head <= frontier || enough || busy {
                 continue;
             }
@@ -505,13 +484,6 @@ impl Backfill {
         let wait_ms = view.resting.get(&stream).map_or(REST_MS, |rest| rest.next_ms);
         let rest = Rest { until_ms: now_ms + wait_ms, next_ms: (wait_ms * 2).min(REST_MS_MAX) };
         view.resting.insert(stream, rest);
-    }
-}
-
-fn covers(scope: SnapshotScope, stream: Stream) -> bool {
-    match scope {
-        SnapshotScope::Shared => stream.kind == StreamKind::Shared,
-        SnapshotScope::State(owner) => stream == Stream::state(owner),
     }
 }
 

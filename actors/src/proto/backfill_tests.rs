@@ -132,11 +132,11 @@ fn what_was_pruned_comes_by_snapshot_and_then_the_log_goes_on() {
         ..first.clone()
     };
     backfill.snapshot_page(device(1), first.clone());
-    let merge_first = Step::ApplySnapshot { page: Box::new(first), claim: None };
+    let claim = Watermarks::from_iter([(stream(), 8)]);
+    let merge_first = Step::ApplySnapshot { page: Box::new(first), claim: claim.clone() };
     assert_eq!(backfill.steps(0), [merge_first, Step::FetchSnapshot { peer: device(1), scope, after: through }]);
     backfill.snapshot_page(device(1), last.clone());
     backfill.snapshot_settled(scope);
-    let claim = Some(Watermarks::from_iter([(stream(), 8)]));
     assert_eq!(backfill.steps(0), [Step::ApplySnapshot { page: Box::new(last), claim }]);
     backfill.snapshot_settled(scope);
     assert_eq!(backfill.applied().get(stream()), 8);

@@ -7,3 +7,4 @@ pub mod membership;
 pub mod merge;
 pub mod pairing;
 pub mod retry;
+pub mod snapshots;

@@ -11,9 +11,10 @@ use starling_schema::ids::DeviceId;
 use starling_schema::signed::Signed;
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
 use starling_schema::tables;
-use starling_schema::wire::UNPACKED_BYTES_MAX;
+use starling_schema::wire::{Cursor, SnapshotScope, UNPACKED_BYTES_MAX};
 
 use super::sql::to_sql;
+use crate::proto::snapshots::BegunSnapshot;
 
 fn from_sql(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
@@ -30,6 +31,29 @@ pub(crate) fn set_setting(c: &mut SqliteConnection, key: &str, value: &[u8]) -> 
         .values((tables::setting::key.eq(key), tables::setting::value.eq(value)))
         .execute(c)?;
     Ok(())
+}
+
+/// The setting that keeps the snapshots that are under way.
+const SNAPSHOTS_SETTING: &str = "snapshots";
+
+/// Snapshots of which some pages are merged.
+pub(crate) fn snapshots(c: &mut SqliteConnection) -> QueryResult<Vec<BegunSnapshot>> {
+    let Some(bytes) = setting(c, SNAPSHOTS_SETTING)? else { return Ok(Vec::new()) };
+    codec::decode::<_, UNPACKED_BYTES_MAX>(&bytes).map_err(|e| diesel::result::Error::DeserializationError(Box::new(e)))
+}
+
+/// Notes how far a snapshot is and what it stands for; none when it is complete.
+pub(crate) fn note_snapshot(
+    c: &mut SqliteConnection,
+    scope: SnapshotScope,
+    progress: Option<(Cursor, Watermarks)>,
+) -> QueryResult<()> {
+    let mut begun = snapshots(c)?;
+    begun.retain(|(of, ..)| *of != scope);
+    begun.extend(progress.map(|(through, claim)| (scope, through, claim)));
+    let bytes = codec::encode(&begun, UNPACKED_BYTES_MAX)
+        .map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
+    set_setting(c, SNAPSHOTS_SETTING, &bytes)
 }
 
 /// How far every stream is applied, and below which number entries or tombstones may be lacking.

@@ -1,5 +1,6 @@
 //! A device that a test plays itself: it speaks the protocol as it is told to, right or wrong.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use starling::network::{
     Admit, Dial, Disconnect, EVENTS_MAX, NetworkAddress, NetworkError, NetworkEvent, Publish, Request, Verdict,
 };
 use starling::proto::pairing::{Ticket, proof};
+use starling_schema::change::Batch;
 use starling_schema::ids::LibraryId;
 use starling_schema::key::{DeviceKey, DeviceSecret};
 use starling_schema::signed::Signed;
@@ -17,6 +19,8 @@ use starling_schema::wire::{
     GOSSIP_BYTES_MAX, Hello, JoinRequest, JoinResponse, PROTOCOL_VERSION, PageResponse, Refusal, RefusalKind,
     SyncEnvelope, SyncPayload, UNPACKED_BYTES_MAX,
 };
+
+use tokio::time::Instant;
 
 use super::network::address;
 use super::{Cluster, Node, NodeNo};
@@ -34,6 +38,8 @@ pub struct Heard {
     pub gossip: Vec<SyncEnvelope>,
     /// Envelopes that asked it something.
     pub requests: Vec<SyncEnvelope>,
+    /// When each of them came.
+    pub requests_at: Vec<Instant>,
     /// Bytes that reached it, readable or not, as broadcast or request.
     pub bytes: u64,
     /// How often a connection came up.
@@ -41,10 +47,13 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// How many batches were sent to it directly.
+    /// The batches of a stream that were sent to it directly, and when.
     #[must_use]
-    pub fn batches(&self) -> usize {
-        self.requests.iter().filter(|envelope| envelope.payload.clone().into_batch().is_ok()).count()
+    pub fn batches_of(&self, stream: Stream) -> Vec<(Instant, Batch)> {
+        let batch = |envelope: &SyncEnvelope| envelope.payload.clone().into_batch().ok();
+        let batches =
+            self.requests.iter().zip(&self.requests_at).filter_map(|(envelope, at)| Some((*at, batch(envelope)?)));
+        batches.filter(|(_, batch)| batch.stream == stream).collect()
     }
 }
 
@@ -55,6 +64,7 @@ struct Script {
     statements: Vec<Signed>,
     heads: Watermarks,
     refusal: Option<String>,
+    answers: BTreeMap<&'static str, SyncPayload>,
     heard: Heard,
 }
 
@@ -75,8 +85,8 @@ impl FakeMember {
     /// Plays a device that belongs to nothing, on the network of a library. It lets everybody connect.
     pub async fn stranger(cluster: &Cluster, library: LibraryId, seed: u8) -> Self {
         let secret = DeviceSecret::from_bytes(&[seed; 32]);
-        let (statements, heads, refusal, heard) = (Vec::new(), Watermarks::new(), None, Heard::default());
-        let script = Script { secret: secret.clone(), library, statements, heads, refusal, heard };
+        let (statements, heads, answers, heard) = (Vec::new(), Watermarks::new(), BTreeMap::new(), Heard::default());
+        let script = Script { secret: secret.clone(), library, statements, heads, refusal: None, answers, heard };
         let script = Arc::new(Mutex::new(script));
         let events = Ears(script.clone()).start().recipient();
         let number = FAKES_FROM + usize::from(seed);
@@ -156,6 +166,11 @@ impl FakeMember {
     /// Refuses every batch that is sent to it directly from now on, with this message; none: takes them again.
     pub fn refuse_batches(&self, message: Option<&str>) {
         self.script.lock().refusal = message.map(str::to_owned);
+    }
+
+    /// Answers every request of this name with these words from now on.
+    pub fn answer_with(&self, request: &'static str, answer: SyncPayload) {
+        self.script.lock().answers.insert(request, answer);
     }
 
     /// The hello that it says.
@@ -278,8 +293,11 @@ impl Script {
         }
     }
 
-    /// What it answers: politely, and with nothing of its own.
+    /// What it answers: as it was told to, otherwise politely and with nothing of its own.
     fn answer(&self, payload: SyncPayload) -> SyncPayload {
+        if let Some(answer) = self.answers.get(payload.name()) {
+            return answer.clone();
+        }
         let up_to_date = |kind| SyncPayload::page_response(kind, PageResponse::UpToDate { head: 0 });
         match payload {
             SyncPayload::Hello(_) => SyncPayload::Hello(self.hello()),
@@ -333,6 +351,7 @@ impl Handler<NetworkEvent> for Ears {
             NetworkEvent::Request { bytes, reply, .. } => {
                 let Some(envelope) = script.hear(&bytes) else { return };
                 script.heard.requests.push(envelope.clone());
+                script.heard.requests_at.push(Instant::now());
                 let answer = script.answer(envelope.payload);
                 let bytes = script.envelope(answer).encode(UNPACKED_BYTES_MAX).expect("the answer fits");
                 drop(reply.send(bytes));

@@ -209,6 +209,15 @@ impl Node {
         }
     }
 
+    /// Loses its whole data directory, the key too: when it starts again it is another device.
+    ///
+    /// # Panics
+    /// When the peer runs.
+    pub fn lose_everything(&self) {
+        assert!(!self.is_running(), "{} runs", self.0.name);
+        fs::remove_dir_all(&self.0.data).expect("a directory can be removed");
+    }
+
     /// Joins the library of `inviter`, which must not hold data of this device's own.
     pub async fn join(&self, inviter: &Self) {
         let ticket = inviter.ticket(TICKET_TIME).await;

@@ -7,7 +7,7 @@ use starling_schema::models::{Entry, Tag};
 use starling_schema::value::Fields;
 use starling_schema::wire::GOSSIP_BYTES_MAX;
 use starling_tests::check;
-use starling_tests::sim::{Cluster, Conditions, FakeMember, Link, Node};
+use starling_tests::sim::{Cluster, Link, Node};
 use tokio::time::Instant;
 
 use crate::{LATER, SOON};
@@ -294,69 +294,5 @@ fn with_no_gossip_at_all_everything_arrives_by_heartbeat_and_pull() {
         let heard = cluster.report().await.tallies;
         assert_eq!([&a, &b, &c].map(|node| heard[&node.number()].gossip_heard), [0, 0, 0]);
         assert_eq!(b.count::<Tag>().await, 503);
-    });
-}
-
-#[test]
-fn a_peer_that_refuses_is_tried_six_times_then_a_dead_letter_names_why_and_others_go_on() {
-    Cluster::run(416, async |cluster| {
-        let [a, b] = cluster.library(["a", "b"]).await;
-        let (fake, _) = FakeMember::join(cluster, &a, 1).await;
-        fake.refuse_batches(Some("no room here"));
-        cluster.pass(SOON).await;
-        let before = fake.heard().batches();
-        a.add_tag("refused").await;
-        cluster.pass(Duration::from_mins(2)).await;
-        assert_eq!(fake.heard().batches() - before, 6);
-        assert_eq!(a.status().await.queues.dead_letters, 1);
-        check::assert_equal(&[&a, &b]).await;
-        a.restart().await;
-        assert_eq!(a.status().await.queues.dead_letters, 1);
-    });
-}
-
-#[test]
-fn what_a_dead_letter_waited_for_arrives_when_the_peer_comes_back() {
-    Cluster::run(417, async |cluster| {
-        let a = cluster.device("a").await;
-        let (fake, key) = FakeMember::join(cluster, &a, 1).await;
-        cluster.pass(Duration::from_mins(2)).await;
-        assert_eq!(a.status().await.queues.dead_letters, 0);
-        fake.refuse_batches(Some("no room here"));
-        a.add_tag("refused").await;
-        cluster.pass(Duration::from_mins(2)).await;
-        assert_eq!(a.status().await.queues.dead_letters, 1);
-        fake.refuse_batches(None);
-        fake.disconnect(key).await;
-        cluster.pass(LATER).await;
-        let queues = a.status().await.queues;
-        assert_eq!((queues.dead_letters, queues.retry), (0, 0));
-    });
-}
-
-#[test]
-fn a_send_that_outlived_a_restart_is_done_once_the_peer_acks_by_way_of_another() {
-    Cluster::run(418, async |cluster| {
-        let [a, b, c] = cluster.library(["a", "b", "c"]).await;
-        let (from, to) = (a.number(), c.number());
-        cluster.unplug(&b).await;
-        let deafen = move |conditions: &mut Conditions| {
-            conditions.links.insert((from, to), Link { loss: 1.0, ..Link::default() });
-        };
-        cluster.network().change(deafen).await;
-        let tag = a.add_tag("by way of b").await;
-        cluster.pass(Duration::from_mins(1)).await;
-        a.kill().await;
-        let unlink = move |conditions: &mut Conditions| {
-            conditions.unlinked.insert((from, to));
-        };
-        cluster.network().change(unlink).await;
-        cluster.heal().await;
-        a.start().await;
-        cluster.settle(LATER).await;
-        cluster.until_pruned(LATER).await;
-        assert_eq!(c.tag_name(tag).await.unwrap(), "by way of b");
-        let queues = a.status().await.queues;
-        assert_eq!((queues.retry, queues.dead_letters), (0, 0));
     });
 }

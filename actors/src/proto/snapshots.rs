@@ -1,0 +1,160 @@
+//! Snapshots that are being taken: of what, from whom, how far, and what they will stand for.
+//!
+//! A page that does not come costs only that page: it is asked for again, of whoever can give it. Pages may come from
+//! several peers, and before and after a restart, since merging them is the ordinary join. The whole then stands for
+//! the least that any of its pages was read at.
+
+use std::collections::BTreeMap;
+
+use starling_schema::ids::DeviceId;
+use starling_schema::stream::{Stream, StreamKind, Watermarks};
+use starling_schema::wire::{Cursor, SnapshotResponse, SnapshotScope};
+
+use super::backfill::Step;
+
+/// A snapshot that was begun before a restart: of what, through which key its pages are merged, and for what they stand.
+pub type BegunSnapshot = (SnapshotScope, Cursor, Watermarks);
+
+/// Where a snapshot goes on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Next {
+    /// After this key; none is the beginning.
+    After(Option<Cursor>),
+    /// It has all of it.
+    Nowhere,
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    /// Who serves it; none when that one failed or went.
+    peer: Option<DeviceId>,
+    /// What the pages so far stand for.
+    claim: Option<Watermarks>,
+    asking: bool,
+    applying: bool,
+    next: Next,
+    waiting: Option<Box<SnapshotResponse>>,
+    /// Through which key pages are merged.
+    merged: Option<Cursor>,
+    /// The end of the page that is being merged.
+    merging: Option<Cursor>,
+}
+
+/// Owns the snapshots that are under way, at most one of each scope.
+#[derive(Debug, Default)]
+pub(super) struct Snapshots(BTreeMap<SnapshotScope, Snapshot>);
+
+impl Snapshots {
+    /// Goes on with what was begun before a restart, as soon as somebody can serve it.
+    pub(super) fn resume(&mut self, begun: impl IntoIterator<Item = BegunSnapshot>) {
+        for (scope, through, claim) in begun {
+            self.0.insert(scope, Snapshot::new(None, Some(through), Some(claim)));
+        }
+    }
+
+    /// Begins a snapshot at a peer, unless it is under way.
+    pub(super) fn begin(&mut self, scope: SnapshotScope, peer: DeviceId) {
+        self.0.entry(scope).or_insert_with(|| Snapshot::new(Some(peer), None, None));
+    }
+
+    /// Whether a snapshot is under way that a stream belongs to.
+    pub(super) fn cover(&self, stream: Stream) -> bool {
+        self.0.keys().any(|scope| covers(*scope, stream))
+    }
+
+    /// A page that was asked for came. Says whether it is the one that is next.
+    pub(super) fn page(&mut self, peer: DeviceId, page: SnapshotResponse) -> bool {
+        let Some(snapshot) = self.0.get_mut(&page.scope) else { return false };
+        if snapshot.peer != Some(peer) || !snapshot.asking || snapshot.next != Next::After(page.after) {
+            return false;
+        }
+        snapshot.asking = false;
+        let sound = |(stream, through): &(Stream, u64)| covers(page.scope, *stream) && i64::try_from(*through).is_ok();
+        let read_at: Watermarks = page.watermarks.iter().filter(sound).collect();
+        snapshot.claim = Some(match &snapshot.claim {
+            Some(claim) => claim.iter().map(|(stream, through)| (stream, through.min(read_at.get(stream)))).collect(),
+            None => read_at,
+        });
+        snapshot.next = page.through.map_or(Next::Nowhere, |key| Next::After(Some(key)));
+        snapshot.waiting = Some(Box::new(page));
+        true
+    }
+
+    /// A page could not be had: somebody else is asked, or the same peer later. Gives who failed, if it served.
+    pub(super) fn failed(&mut self, peer: DeviceId, scope: SnapshotScope) -> Option<DeviceId> {
+        let snapshot = self.0.get_mut(&scope).filter(|snapshot| snapshot.peer == Some(peer))?;
+        snapshot.asking = false;
+        snapshot.peer.take()
+    }
+
+    /// A page could not be merged: it is asked for again. Gives who served it.
+    pub(super) fn refused(&mut self, scope: SnapshotScope) -> Option<DeviceId> {
+        let snapshot = self.0.get_mut(&scope)?;
+        let peer = snapshot.peer;
+        *snapshot = Snapshot::new(None, snapshot.merged, snapshot.claim.take());
+        peer
+    }
+
+    /// A page was merged. Gives what the snapshot stands for when that was the last one.
+    pub(super) fn settled(&mut self, scope: SnapshotScope) -> Option<Watermarks> {
+        let snapshot = self.0.get_mut(&scope)?;
+        snapshot.applying = false;
+        snapshot.merged = snapshot.merging.take();
+        if snapshot.next == Next::Nowhere && snapshot.waiting.is_none() {
+            self.0.remove(&scope).and_then(|snapshot| snapshot.claim)
+        } else {
+            None
+        }
+    }
+
+    /// A peer is gone: what it was asked for is asked elsewhere.
+    pub(super) fn gone(&mut self, peer: DeviceId) {
+        for snapshot in self.0.values_mut().filter(|snapshot| snapshot.peer == Some(peer)) {
+            snapshot.peer = None;
+            snapshot.asking = false;
+        }
+    }
+
+    /// What to do now. `server` says who could serve a snapshot whose peer is gone.
+    pub(super) fn next(&mut self, server: impl Fn(SnapshotScope) -> Option<DeviceId>, steps: &mut Vec<Step>) {
+        for (scope, snapshot) in &mut self.0 {
+            if !snapshot.applying
+                && let Some(page) = snapshot.waiting.take()
+            {
+                snapshot.applying = true;
+                snapshot.merging = page.through;
+                steps.push(Step::ApplySnapshot { page, claim: snapshot.claim.clone().unwrap_or_default() });
+            }
+            if !snapshot.asking
+                && snapshot.waiting.is_none()
+                && let Next::After(after) = snapshot.next
+            {
+                snapshot.peer = snapshot.peer.or_else(|| server(*scope));
+                if let Some(peer) = snapshot.peer {
+                    snapshot.asking = true;
+                    steps.push(Step::FetchSnapshot { peer, scope: *scope, after });
+                }
+            }
+        }
+    }
+}
+
+impl Snapshot {
+    fn new(peer: Option<DeviceId>, merged: Option<Cursor>, claim: Option<Watermarks>) -> Self {
+        let next = Next::After(merged);
+        Self { peer, claim, asking: false, applying: false, next, waiting: None, merged, merging: None }
+    }
+}
+
+/// The scope of the snapshot that brings a stream.
+pub(super) const fn scope_of(stream: Stream) -> SnapshotScope {
+    match stream.kind {
+        StreamKind::State => SnapshotScope::State(stream.origin),
+        StreamKind::Shared => SnapshotScope::Shared,
+    }
+}
+
+/// Whether a snapshot of a scope brings a stream.
+pub(super) fn covers(scope: SnapshotScope, stream: Stream) -> bool {
+    scope_of(stream) == scope
+}
