@@ -1,5 +1,6 @@
 //! The handle of a running peer: everything a program can do with it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,7 @@ pub struct MemberInfo {
 pub struct PeerHandle {
     pub(crate) peer: Addr<Peer>,
     pub(crate) tree: Arc<RwLock<Tree>>,
+    pub(crate) data: PathBuf,
     environment: Environment,
     registry: Registry,
 }
@@ -64,9 +66,16 @@ impl PeerHandle {
     /// # Errors
     /// When one of them cannot be had; nothing is left running.
     pub async fn start(options: PeerOptions) -> Result<Self, StartError> {
-        let (environment, registry) = (options.environment.clone(), options.registry.clone());
+        let PeerOptions { data, environment, registry, .. } = options.clone();
         let (peer, tree) = Peer::run(options).await?;
-        Ok(Self { peer, tree, environment, registry })
+        let handle = Self { peer, tree, data, environment, registry };
+        let joined = handle.clone();
+        drop(actix::spawn(async move {
+            if let Err(error) = joined.take_along().await {
+                tracing::warn!(%error, "what was left of a join has to wait for the next start");
+            }
+        }));
+        Ok(handle)
     }
 
     pub(crate) fn tree(&self) -> Tree {

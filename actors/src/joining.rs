@@ -2,19 +2,24 @@
 
 use std::time::Duration;
 
+use diesel::sqlite::SqliteConnection;
 use starling_schema::change::{COMMIT_CHANGES_MAX, Write};
-use starling_schema::ids::LibraryId;
+use starling_schema::ids::{DeviceId, LibraryId, RecordId};
 use starling_schema::wire::{JoinRequest, JoinResponse, REQUEST_BYTES_MAX, SyncEnvelope, SyncPayload, WireError};
 
 use crate::handle::PeerHandle;
+use crate::library_file::LEFT_SETTING;
 use crate::network::{Dial, Request};
 use crate::peer::ChangeLibrary;
 use crate::proto::membership::Membership;
 use crate::proto::pairing::{Ticket, proof};
 use crate::reader::QueryError;
 use crate::roster::{AskRoster, Guest};
+use crate::store::Registry;
+use crate::store::ledger::{self, Note};
+use crate::store::open::open_reader;
 use crate::store::tables::Tables;
-use crate::transactions::CommitError;
+use crate::transactions::{CommitError, Keep};
 use crate::tree::Tree;
 
 /// How often a lost request is sent again; the inviter gives the same device the same answer.
@@ -82,7 +87,8 @@ impl PeerHandle {
         if ticket.library == tree.links.library {
             return Err(JoinError::AlreadyMember);
         }
-        let data = self.own_data().await?;
+        let (registry, device) = (self.registry().clone(), self.device());
+        let data = self.query(move |c| own_data(c, &registry, device)).await?;
         if !data.is_empty() && !merge {
             return Err(JoinError::NotEmpty);
         }
@@ -92,8 +98,6 @@ impl PeerHandle {
         guest(None).await.map_err(QueryError::from)?;
         let own_addresses = tree.roster.send(AskRoster).await.map_err(QueryError::from)?.listen;
         let membership = admitted(&tree, &ticket, answer?)?;
-        // Asking took a while: what was committed meanwhile goes along.
-        let data = self.own_data().await?;
         let joined = Joined {
             library: membership.library(),
             library_name: membership.library_name().to_owned(),
@@ -102,8 +106,28 @@ impl PeerHandle {
         let change = ChangeLibrary { membership, inviter: ticket.inviter, addresses: ticket.addresses, own_addresses };
         let changed = self.peer.send(change).await.map_err(QueryError::from)?;
         changed.map_err(|error| JoinError::Storage(error.to_string()))?;
-        self.issue_anew(data).await?;
+        self.take_along().await?;
         Ok(joined)
+    }
+
+    /// Issues anew what this device had made in the library that it left, read from the file that was kept: so what was
+    /// committed until the last moment goes along, and a device that died meanwhile goes on at its next start. The
+    /// library's file says that there is something to do until all is done.
+    pub(crate) async fn take_along(&self) -> Result<(), JoinError> {
+        let left = self.query(|c| Ok(ledger::setting(c, LEFT_SETTING)?)).await?.unwrap_or_default();
+        if left.is_empty() {
+            return Ok(());
+        }
+        let file = self.data.join(String::from_utf8_lossy(&left).as_ref());
+        let (registry, device) = (self.registry().clone(), self.device());
+        let data = self.query(move |_| {
+            let mut c = open_reader(&file).map_err(|error| QueryError::Storage(error.to_string()))?;
+            own_data(&mut c, &registry, device)
+        });
+        self.issue_anew(data.await?).await?;
+        let transactions = self.tree().links.transactions;
+        let done = transactions.send(Keep(vec![Note::Setting(LEFT_SETTING, Vec::new())])).await;
+        done.map_err(QueryError::from)?.map_err(|error| JoinError::Storage(error.to_string()))
     }
 
     /// Commits records in the joined library. What does not fit one commit is halved; a record that is refused by itself
@@ -141,31 +165,26 @@ impl PeerHandle {
         }
         Ok(())
     }
+}
 
-    /// Everything that this device would have to issue anew: its own rows but the one of the device itself, and all
-    /// shared records. Empty when the library is a fresh one.
-    async fn own_data(&self) -> Result<Vec<Write>, QueryError> {
-        let (registry, device) = (self.registry().clone(), self.device());
-        self.query(move |c| {
-            let tables = Tables::new(&registry);
-            let (from, through) =
-                (starling_schema::ids::RecordId::MIN, starling_schema::ids::RecordId(uuid::Uuid::max()));
-            let mut writes = Vec::new();
-            for spec in registry.iter() {
-                let table = tables.of(spec.id, spec.ownership.is_shared());
-                if spec.ownership.is_shared() {
-                    let live = table.shared_range(c, from, through)?.into_iter().filter(|(_, r)| r.stamps.is_alive());
-                    writes.extend(live.map(|(id, record)| Write::put(spec.id, id, known(spec, record.fields))));
-                } else {
-                    let own = table.owned_range(c, from, through)?.into_iter().filter(|(_, row)| row.owner == device);
-                    let own = own.filter(|(id, _)| *id != device.record());
-                    writes.extend(own.map(|(id, row)| Write::put(spec.id, id, known(spec, row.fields))));
-                }
-            }
-            Ok(writes)
-        })
-        .await
+/// Everything that a device would have to issue anew from a library: its own rows but the one of the device itself, and
+/// all shared records. Empty when the library is a fresh one.
+fn own_data(c: &mut SqliteConnection, registry: &Registry, device: DeviceId) -> Result<Vec<Write>, QueryError> {
+    let tables = Tables::new(registry);
+    let (from, through) = (RecordId::MIN, RecordId(uuid::Uuid::max()));
+    let mut writes = Vec::new();
+    for spec in registry.iter() {
+        let table = tables.of(spec.id, spec.ownership.is_shared());
+        if spec.ownership.is_shared() {
+            let live = table.shared_range(c, from, through)?.into_iter().filter(|(_, r)| r.stamps.is_alive());
+            writes.extend(live.map(|(id, record)| Write::put(spec.id, id, known(spec, record.fields))));
+        } else {
+            let own = table.owned_range(c, from, through)?.into_iter().filter(|(_, row)| row.owner == device);
+            let own = own.filter(|(id, _)| *id != device.record());
+            writes.extend(own.map(|(id, row)| Write::put(spec.id, id, known(spec, row.fields))));
+        }
     }
+    Ok(writes)
 }
 
 /// The fields that this version may write.

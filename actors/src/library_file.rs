@@ -128,21 +128,27 @@ pub(crate) fn host_name() -> String {
     named.ok().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "device".to_owned())
 }
 
+/// The setting that names the file of the library that was left, as long as something of it has to be taken along.
+pub(crate) const LEFT_SETTING: &str = "left";
+
 /// Builds the joined library's file beside the old one and renames it into place.
 pub(crate) fn swap(identity: &Identity, change: &ChangeLibrary, environment: &Environment) -> Result<(), StartError> {
     let (current, fresh) = (identity.database(), identity.data.join("joining.sqlite"));
+    let kept = format!("left-{}.sqlite", left_number(identity));
     remove_database(&fresh)?;
     {
         let mut c = open_writer(&fresh)?;
         found(&mut c, change.membership.library(), &change.membership)?;
         let (this, inviter) = (identity.secret.device(), change.inviter.device());
         let book = AddressBook::of(this, change.own_addresses.clone(), inviter, change.addresses.clone());
-        ledger::keep(&mut c, &book.note()).map_err(store_error)?;
+        for note in [book.note(), Note::Setting(LEFT_SETTING, kept.clone().into_bytes())] {
+            ledger::keep(&mut c, &note).map_err(store_error)?;
+        }
         crate::store::sql::run(&mut c, "PRAGMA wal_checkpoint(TRUNCATE)").map_err(store_error)?;
     }
     environment.reach(Point::BeforeSwap);
     // A commit may have come in at the last moment: the old file always stays.
-    let kept = identity.data.join(format!("left-{}.sqlite", left_number(identity)));
+    let kept = identity.data.join(kept);
     remove_database(&kept)?;
     for suffix in ["-wal", ""] {
         let from = beside(&current, suffix);

@@ -6,7 +6,7 @@ use starling_schema::key::DeviceKey;
 use starling_schema::wire::{JoinRefusal, JoinRequest, JoinResponse};
 
 use crate::proto::membership::MembershipError;
-use crate::proto::pairing::{IssuedTicket, TicketId, TicketsError, Verdict};
+use crate::proto::pairing::{IssuedTicket, TicketId, Verdict};
 use crate::roster::Roster;
 use crate::store::ledger::Note;
 use crate::transactions::{Keep, StoreError};
@@ -86,33 +86,34 @@ impl Roster {
     }
 }
 
-/// Keep a ticket for one device; answered with where this device can be reached.
+/// Keep a ticket for one device; answered, once it is stored, with where this device can be reached.
 #[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "Result<Vec<String>, TicketsError>")]
+#[rtype(result = "Result<Vec<String>, MemberError>")]
 pub(crate) struct IssueTicket {
     pub(crate) secret: [u8; 16],
     pub(crate) expires_at_ms: u64,
 }
 
 impl Handler<IssueTicket> for Roster {
-    type Result = Result<Vec<String>, TicketsError>;
+    type Result = ResponseActFuture<Self, Result<Vec<String>, MemberError>>;
 
     fn handle(&mut self, message: IssueTicket, ctx: &mut Self::Context) -> Self::Result {
         let IssueTicket { secret, expires_at_ms } = message;
-        let now_ms = self.links.as_ref().map_or(0, |links| links.environment.wall_ms());
-        let gone = self.tickets.forget_expired(now_ms).into_iter().map(|ticket| Note::TicketGone(ticket.0.to_vec()));
-        let ticket = self.tickets.issue(secret, expires_at_ms)?;
+        let Some(links) = self.links.clone() else { return Box::pin(fut::ready(Err(MemberError::Stopped))) };
+        let gone = self.tickets.forget_expired(links.environment.wall_ms());
+        let gone = gone.into_iter().map(|ticket| Note::TicketGone(ticket.0.to_vec()));
+        let ticket = match self.tickets.issue(secret, expires_at_ms) {
+            Ok(ticket) => ticket,
+            Err(full) => return Box::pin(fut::ready(Err(MemberError::Refused(full.to_string())))),
+        };
         let notes = gone.chain([self.ticket_note(ticket)]).collect();
-        if let Some(links) = &self.links {
-            let kept = links.transactions.send(Keep(notes)).into_actor(self);
-            ctx.spawn(kept.map(|outcome, _, _| {
-                if let Ok(Err(error)) = outcome {
-                    tracing::warn!(%error, "a ticket could not be stored: it ends with this process");
-                }
-            }));
-        }
         self.admit(ctx);
-        Ok(self.book.own())
+        // A ticket that a person holds must be good after a crash, too.
+        let stored = links.transactions.send(Keep(notes)).into_actor(self);
+        Box::pin(stored.map(|outcome, actor, _| {
+            outcome.map_err(StoreError::from)??;
+            Ok(actor.book.own())
+        }))
     }
 }
 
@@ -126,11 +127,11 @@ pub(crate) enum ChangeMembers {
     Rename(String),
 }
 
-/// Why the membership could not be changed. It is as it was.
+/// Why the membership could not be changed, or a ticket not be issued. It is as it was.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MemberError {
-    /// The device is no member, or the name is too long.
+    /// The device is no member, the name is too long, or too many tickets are out.
     #[error("{0}")]
     Refused(String),
     /// It could not be stored.

@@ -4,14 +4,22 @@
 
 #[path = "sim/clock.rs"]
 mod clock;
+#[path = "sim/crash.rs"]
+mod crash;
 #[path = "sim/delivery.rs"]
 mod delivery;
+#[path = "sim/disk.rs"]
+mod disk;
 #[path = "sim/durability.rs"]
 mod durability;
+#[path = "sim/joining.rs"]
+mod joining;
 #[path = "sim/log.rs"]
 mod log;
 #[path = "sim/membership.rs"]
 mod membership;
+#[path = "sim/orders.rs"]
+mod orders;
 #[path = "sim/payloads.rs"]
 mod payloads;
 #[path = "sim/reference.rs"]
@@ -22,8 +30,12 @@ mod retry;
 mod rig;
 #[path = "sim/shared.rs"]
 mod shared;
+#[path = "sim/snapshots.rs"]
+mod snapshots;
 #[path = "sim/state.rs"]
 mod state;
+#[path = "sim/tickets.rs"]
+mod tickets;
 #[path = "sim/whole.rs"]
 mod whole;
 

@@ -115,7 +115,7 @@ impl Backfill {
             applying: BTreeMap::new(),
             waiting: BTreeMap::new(),
             parked: parked.into_iter().collect(),
-            snapshots: BTreeMap::new(),
+            snapshots: Snapshots::default(),
         }
     }
 

@@ -32,7 +32,7 @@ impl SimNetwork {
         // All are drawn each time, so that changing one condition does not shift the others' chance.
         let (lost, doubled) = (self.random.random_bool(link.loss), self.random.random_bool(link.duplication));
         let delays_ms = [link.delay_ms.clone(), link.delay_ms].map(|range| self.random.random_range(range));
-        if lost || !self.conditions.passes(from, to) {
+        if lost || self.conditions.mute.contains(&from) || !self.conditions.passes(from, to) {
             return;
         }
         if doubled {

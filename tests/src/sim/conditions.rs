@@ -40,6 +40,8 @@ pub struct Conditions {
     pub down: BTreeSet<NodeNo>,
     /// Nodes whose process was killed: they say nothing more. Healing does not bring them back.
     pub dead: BTreeSet<NodeNo>,
+    /// Nodes that just died: what is under way arrives, and nothing more is taken from them.
+    pub mute: BTreeSet<NodeNo>,
     /// Whether broadcasts are carried at all.
     pub gossip: bool,
     /// Whether nodes that can reach each other find each other by themselves, as on a local network.
@@ -56,6 +58,7 @@ impl Default for Conditions {
             unlinked: BTreeSet::new(),
             down: BTreeSet::new(),
             dead: BTreeSet::new(),
+            mute: BTreeSet::new(),
             gossip: true,
             discovery: true,
         }

@@ -309,6 +309,11 @@ impl Network {
         self.actor.send(Change(Box::new(change))).await.expect("the simulated network runs");
     }
 
+    /// The same in a moment, from where one cannot wait: after everything that the network was asked before.
+    pub(super) fn change_soon(&self, change: impl FnOnce(&mut Conditions) + Send + 'static) {
+        self.actor.try_send(Change(Box::new(change))).expect("the simulated network runs");
+    }
+
     /// What happened so far.
     pub async fn report(&self) -> Report {
         self.actor.send(Look).await.expect("the simulated network runs")

@@ -16,7 +16,7 @@ use starling_schema::key::{DeviceKey, DeviceSecret};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use super::{Network, NodeNo};
+use super::{Interference, Network, NodeNo};
 
 /// When every simulation begins, in milliseconds since 1970: the first second of 2026.
 const BEGIN_MS: u64 = 1_767_225_600_000;
@@ -38,6 +38,7 @@ struct Inner {
     skew_ms: Arc<AtomicI64>,
     starts: Cell<u64>,
     network: Network,
+    interference: Arc<Interference>,
     peer: RefCell<Option<PeerHandle>>,
 }
 
@@ -48,7 +49,9 @@ pub struct Backup(TempDir);
 impl Node {
     pub(super) fn new(number: NodeNo, name: &str, data: PathBuf, seed: u64, epoch: Instant, network: Network) -> Self {
         let (skew_ms, starts, peer) = (Arc::default(), Cell::new(0), RefCell::new(None));
-        Self(Rc::new(Inner { number, name: name.to_owned(), data, seed, epoch, skew_ms, starts, network, peer }))
+        let interference = Arc::new(Interference::new(number, data.clone(), network.clone()));
+        let name = name.to_owned();
+        Self(Rc::new(Inner { number, name, data, seed, epoch, skew_ms, starts, network, interference, peer }))
     }
 
     /// Its number on the network.
@@ -67,6 +70,12 @@ impl Node {
     #[must_use]
     pub fn data(&self) -> &Path {
         &self.0.data
+    }
+
+    /// What interferes with it.
+    #[must_use]
+    pub fn interference(&self) -> &Interference {
+        &self.0.interference
     }
 
     /// Its device id.
@@ -129,7 +138,7 @@ impl Node {
             let since_ms = u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
             (BEGIN_MS + since_ms).saturating_add_signed(skew_ms.load(Ordering::Relaxed))
         });
-        Environment::simulated(seed, wall)
+        Environment::simulated(seed, wall).with_injector(self.0.interference.clone())
     }
 
     /// Ends the peer in order.
@@ -155,7 +164,7 @@ impl Node {
     /// Copies the data directory as a crash at this instant would leave it.
     #[must_use]
     pub fn copy(&self) -> Backup {
-        Backup(copy_files(&self.0.data))
+        backup(&self.0.data)
     }
 
     /// Kills the peer as if it had been at the instant of the copy.
@@ -173,6 +182,7 @@ impl Node {
             .network
             .change(move |conditions| {
                 conditions.dead.remove(&number);
+                conditions.mute.remove(&number);
             })
             .await;
     }
@@ -246,6 +256,11 @@ impl Node {
     pub async fn conflicts(&self) -> Vec<Conflict> {
         self.peer().conflicts().await.unwrap_or_else(|error| panic!("{}: {error}", self.0.name))
     }
+}
+
+/// Copies a data directory.
+pub(super) fn backup(data: &Path) -> Backup {
+    Backup(copy_files(data))
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use starling_schema::change::Write;
 use starling_schema::models::{Entry, Tag};
+use starling_schema::stream::Stream;
 use starling_schema::value::Fields;
 use starling_schema::wire::GOSSIP_BYTES_MAX;
 use starling_tests::check;
-use starling_tests::sim::{Cluster, Link, Node};
+use starling_tests::sim::{Cluster, FakeMember, Link, Node};
 use tokio::time::Instant;
 
 use crate::{LATER, SOON};
@@ -114,6 +115,8 @@ fn a_thousand_changes_that_are_cut_at_half_arrive_in_order_and_once() {
         b.start().await;
         cluster.heal().await;
         cluster.settle(LATER).await;
+        // From the 501st on, each once.
+        assert_eq!(b.status().await.counters.changes_applied, 500);
         assert_eq!((b.tag_name(tag).await.unwrap(), b.conflicts().await), ("999".to_owned(), vec![]));
     });
 }
@@ -126,11 +129,15 @@ fn another_peer_goes_on_when_the_one_that_serves_dies() {
         a.add_entries(location, None, 30_000).await;
         cluster.settle(LATER).await;
         let c = cluster.device("c").await;
+        let apart = (b.number(), c.number());
+        cluster.network().change(move |conditions| conditions.unlinked = [apart].into()).await;
         c.join(&a).await;
         while c.count::<Entry>().await < 12_000 {
             cluster.pass(Duration::from_millis(1)).await;
         }
+        assert!(c.count::<Entry>().await < 30_001);
         cluster.unplug(&a).await;
+        cluster.network().change(|conditions| conditions.unlinked.clear()).await;
         cluster
             .until("c has all entries", LATER, async || {
                 let count = c.count::<Entry>().await;
@@ -138,6 +145,9 @@ fn another_peer_goes_on_when_the_one_that_serves_dies() {
             })
             .await;
         check::assert_equal(&[&b, &c]).await;
+        // Four pages hold everything, and b was asked only for what was left: not for what a had given.
+        let asked = cluster.report().await.tally(c.number()).requests_of("state_request");
+        assert!(asked <= 4 + 2 + 3, "{asked}");
     });
 }
 
@@ -254,17 +264,19 @@ fn one_cut_direction_is_routed_around_through_a_third() {
 
 #[test]
 fn with_three_in_ten_messages_lost_doubled_and_reordered_all_are_equal_in_bounded_time() {
-    Cluster::run(413, async |cluster| {
-        let [a, b, c] = cluster.library(["a", "b", "c"]).await;
-        let bad = Link { delay_ms: 1..=2_000, loss: 0.3, duplication: 0.3 };
-        cluster.network().change(|conditions| conditions.link = bad).await;
-        for _ in 0..20 {
-            work(&[&a, &b, &c]).await;
-            cluster.pass(Duration::from_secs(1)).await;
-        }
-        cluster.settle(Duration::from_mins(10)).await;
-        assert_eq!(a.count::<Tag>().await, 60);
-    });
+    for seed in [413, 1_413, 2_413] {
+        Cluster::run(seed, async |cluster| {
+            let [a, b, c] = cluster.library(["a", "b", "c"]).await;
+            let bad = Link { delay_ms: 1..=2_000, loss: 0.3, duplication: 0.3 };
+            cluster.network().change(|conditions| conditions.link = bad).await;
+            for _ in 0..20 {
+                work(&[&a, &b, &c]).await;
+                cluster.pass(Duration::from_secs(1)).await;
+            }
+            cluster.settle(Duration::from_mins(10)).await;
+            assert_eq!(a.count::<Tag>().await, 60);
+        });
+    }
 }
 
 #[test]
@@ -276,6 +288,9 @@ fn a_commit_of_a_hundred_thousand_rows_is_pulled_and_no_gossip_message_exceeds_i
         a.commit(ids.into_iter().map(|id| Write::put(Entry::MODEL, id, fields.clone())).collect()).await;
         cluster.settle(LATER).await;
         assert_eq!((b.count::<Entry>().await, c.count::<Entry>().await), (100_000, 100_000));
+        for node in [&b, &c] {
+            assert!(cluster.report().await.tally(node.number()).requests_of("state_request") > 0);
+        }
         for (_, tally) in cluster.report().await.tallies {
             assert!(tally.gossip_bytes_max <= GOSSIP_BYTES_MAX && tally.oversized == 0);
         }
@@ -294,5 +309,25 @@ fn with_no_gossip_at_all_everything_arrives_by_heartbeat_and_pull() {
         let heard = cluster.report().await.tallies;
         assert_eq!([&a, &b, &c].map(|node| heard[&node.number()].gossip_heard), [0, 0, 0]);
         assert_eq!(b.count::<Tag>().await, 503);
+    });
+}
+
+#[test]
+fn a_session_that_ends_late_does_not_hide_the_new_one_with_the_same_member() {
+    Cluster::run(422, async |cluster| {
+        let a = cluster.device("a").await;
+        let (fake, key) = FakeMember::join(cluster, &a, 1).await;
+        for round in 1..=10 {
+            fake.disconnect(key).await;
+            fake.dial(a.number(), key).await.ok();
+            cluster.pass(Duration::from_millis(round * 3)).await;
+            fake.dial(a.number(), key).await.ok();
+            let stream = Stream::shared(a.id());
+            let before = fake.heard().batches_of(stream).len();
+            a.add_tag("new").await;
+            cluster.pass(SOON).await;
+            assert!(fake.heard().batches_of(stream).len() > before, "round {round}: nothing is sent to it");
+            assert!(a.status().await.peers.iter().all(|peer| peer.online), "round {round}");
+        }
     });
 }

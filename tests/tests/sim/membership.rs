@@ -8,103 +8,13 @@ use starling::network::NetworkError;
 use starling_schema::models::{Location, Tag};
 use starling_schema::signed::{Beacon, Signed, Statement, StatementBody};
 use starling_schema::stream::{Stream, Watermarks};
-use starling_schema::wire::{Heartbeat, JoinRefusal, RefusalKind, SyncPayload};
+use starling_schema::wire::{Heartbeat, RefusalKind, SyncPayload};
 use starling_tests::check;
-use starling_tests::sim::{Cluster, FakeMember};
+use starling_tests::sim::{Cluster, FakeMember, Node};
 
 use crate::{LATER, SOON};
 
 const HOUR: Duration = Duration::from_hours(1);
-
-#[test]
-fn a_ticket_admits_one_device_once() {
-    Cluster::run(701, async |cluster| {
-        let [a, b, c] = [cluster.device("a").await, cluster.device("b").await, cluster.device("c").await];
-        let ticket = a.ticket(HOUR).await;
-        assert_eq!(b.join_with(&ticket).await, Ok(()));
-        let alone = c.peer().library();
-        assert_eq!(c.join_with(&ticket).await, Err(JoinError::Refused(JoinRefusal::Used.to_string())));
-        assert_eq!((c.peer().library(), c.peer().members().await.unwrap().len()), (alone, 1));
-        cluster.pass(SOON).await;
-        for node in [&a, &b] {
-            let names: Vec<_> = node.peer().members().await.unwrap().into_iter().map(|member| member.name).collect();
-            assert_eq!(names.len(), 2, "{names:?}");
-        }
-    });
-}
-
-#[test]
-fn two_devices_that_show_one_ticket_at_once_get_in_once() {
-    Cluster::run(702, async |cluster| {
-        let [a, b, c] = [cluster.device("a").await, cluster.device("b").await, cluster.device("c").await];
-        let ticket = a.ticket(HOUR).await;
-        let (one, two) = futures::join!(b.join_with(&ticket), c.join_with(&ticket));
-        assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
-        assert_eq!(a.peer().members().await.unwrap().len(), 2);
-    });
-}
-
-#[test]
-fn a_ticket_is_refused_after_its_expiry() {
-    Cluster::run(703, async |cluster| {
-        let [a, b] = [cluster.device("a").await, cluster.device("b").await];
-        let ticket = a.ticket(Duration::from_mins(1)).await;
-        cluster.pass(Duration::from_secs(61)).await;
-        assert!(matches!(b.join_with(&ticket).await, Err(JoinError::Refused(_))));
-        assert_eq!(a.peer().members().await.unwrap().len(), 1);
-    });
-}
-
-#[test]
-fn an_altered_ticket_is_refused_before_anybody_is_asked() {
-    Cluster::run(704, async |cluster| {
-        let [a, b] = [cluster.device("a").await, cluster.device("b").await];
-        let ticket = a.ticket(HOUR).await;
-        for at in [9, ticket.len() / 2, ticket.len() - 1] {
-            let mut altered: Vec<char> = ticket.chars().collect();
-            altered[at] = if altered[at] == 'a' { 'b' } else { 'a' };
-            let altered: String = altered.into_iter().collect();
-            assert!(matches!(b.join_with(&altered).await, Err(JoinError::Ticket(_))));
-        }
-        assert!(b.join_with(&ticket[..ticket.len() - 2]).await.is_err());
-        assert_eq!(cluster.report().await.tally(b.number()).requests.len(), 0);
-        assert_eq!(b.join_with(&ticket).await, Ok(()));
-    });
-}
-
-#[test]
-fn a_ticket_survives_a_restart_of_its_inviter() {
-    Cluster::run(705, async |cluster| {
-        let [a, b] = [cluster.device("a").await, cluster.device("b").await];
-        let ticket = a.ticket(HOUR).await;
-        cluster.pass(SOON).await;
-        a.kill().await;
-        a.start().await;
-        assert_eq!(b.join_with(&ticket).await, Ok(()));
-        cluster.settle(SOON).await;
-    });
-}
-
-#[test]
-fn a_joiner_whose_admission_was_lost_on_the_way_gets_the_same_answer_again() {
-    Cluster::run(706, async |cluster| {
-        let [a, b] = [cluster.device("a").await, cluster.device("b").await];
-        let ticket = a.ticket(HOUR).await;
-        let join = b.join_with(&ticket);
-        let lose = async {
-            while cluster.report().await.connections.is_empty() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            cluster.cut(&a, &b).await;
-            cluster.pass(Duration::from_secs(5)).await;
-            cluster.heal().await;
-        };
-        let (joined, ()) = futures::join!(join, lose);
-        assert_eq!(joined, Ok(()));
-        cluster.settle(LATER).await;
-        assert_eq!(a.peer().members().await.unwrap().len(), 2);
-    });
-}
 
 #[test]
 fn a_stranger_gets_no_byte_while_no_ticket_is_open() {
@@ -257,6 +167,7 @@ fn a_removed_device_is_cut_off_its_later_changes_appear_nowhere_and_it_holds_no_
         cluster.settle(SOON).await;
         a.peer().remove_device(c.id()).await.unwrap();
         cluster.pass(Duration::from_secs(5)).await;
+        assert_eq!(cluster.report().await.connections, [(a.number(), b.number())].into());
         let (late, ours) = (c.add_tag("late").await, a.add_tag("ours").await);
         cluster.pass(LATER).await;
         let online: Vec<_> = c.status().await.peers.into_iter().filter(|peer| peer.online).collect();
@@ -275,6 +186,64 @@ fn a_removed_device_is_cut_off_its_later_changes_appear_nowhere_and_it_holds_no_
 }
 
 #[test]
+fn a_removed_device_is_cut_off_by_every_member_within_5_s_of_its_hearing() {
+    Cluster::run(723, async |cluster| {
+        let [a, b, c] = cluster.library(["a", "b", "c"]).await;
+        cluster.partition(&[&[&a], &[&b, &c]]).await;
+        cluster.pass(Duration::from_secs(20)).await;
+        a.peer().remove_device(c.id()).await.unwrap();
+        // B does not know yet: what it takes from c counts, for everybody.
+        let known = c.add_tag("before b knew").await;
+        cluster.pass(SOON).await;
+        assert!(b.get::<Tag>(known).await.is_some());
+        let pair = |one: &Node, other: &Node| (one.number().min(other.number()), one.number().max(other.number()));
+        cluster.heal().await;
+        while b.peer().members().await.unwrap().len() > 2 {
+            cluster.pass(Duration::from_millis(50)).await;
+        }
+        let late = c.add_tag("after b knew").await;
+        cluster.pass(Duration::from_secs(5)).await;
+        assert_eq!(cluster.report().await.connections, [pair(&a, &b)].into());
+        c.stop().await;
+        cluster.settle(LATER).await;
+        for node in [&a, &b] {
+            assert_eq!((node.get::<Tag>(known).await.is_some(), node.get::<Tag>(late).await), (true, None));
+        }
+    });
+}
+
+#[test]
+fn whom_a_removed_device_admits_later_is_no_member_in_whatever_order_that_is_heard() {
+    for hears_the_admission_first in [false, true] {
+        Cluster::run(724, async |cluster| {
+            let [a, b, c] = cluster.library(["a", "b", "c"]).await;
+            let e = cluster.device("e").await;
+            let with_c: &[&Node] = if hears_the_admission_first { &[&b, &c, &e] } else { &[&c, &e] };
+            let with_a: &[&Node] = if hears_the_admission_first { &[&a] } else { &[&a, &b] };
+            cluster.partition(&[with_a, with_c]).await;
+            cluster.pass(Duration::from_secs(20)).await;
+            a.peer().remove_device(c.id()).await.unwrap();
+            e.join(&c).await;
+            cluster.pass(SOON).await;
+            assert_eq!(b.peer().members().await.unwrap().len(), if hears_the_admission_first { 4 } else { 2 });
+            cluster.heal().await;
+            cluster.pass(LATER).await;
+            let late = e.add_tag("of no member").await;
+            cluster.pass(LATER).await;
+            let members = BTreeSet::from([a.id(), b.id()]);
+            c.stop().await;
+            e.stop().await;
+            cluster.settle(LATER).await;
+            for node in [&a, &b] {
+                let known: BTreeSet<_> =
+                    node.peer().members().await.unwrap().into_iter().map(|member| member.id).collect();
+                assert_eq!((known, node.get::<Tag>(late).await), (members.clone(), None));
+            }
+        });
+    }
+}
+
+#[test]
 fn two_devices_that_remove_each_other_are_both_out() {
     Cluster::run(721, async |cluster| {
         let [a, b, c, d] = cluster.library(["a", "b", "c", "d"]).await;
@@ -290,6 +259,19 @@ fn two_devices_that_remove_each_other_are_both_out() {
                 node.peer().members().await.unwrap().into_iter().map(|member| member.id).collect();
             assert_eq!(members, BTreeSet::from([c.id(), d.id()]));
         }
+        let lost = [a.add_tag("of a").await, b.add_tag("of b").await];
+        let ours = c.add_tag("of c").await;
+        cluster.pass(LATER).await;
+        assert_eq!(cluster.report().await.connections, [(c.number(), d.number())].into());
+        for tag in lost {
+            assert_eq!((c.get::<Tag>(tag).await, d.get::<Tag>(tag).await), (None, None));
+        }
+        assert_eq!((a.get::<Tag>(ours).await, b.get::<Tag>(ours).await), (None, None));
+        assert!(d.get::<Tag>(ours).await.is_some());
+        a.stop().await;
+        b.stop().await;
+        cluster.settle(LATER).await;
+        cluster.until_pruned(LATER).await;
     });
 }
 

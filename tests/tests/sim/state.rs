@@ -1,6 +1,7 @@
 //! Device-owned data: every row reaches every device with its owner, newest version only, and deletes do too.
 
 use futures::join;
+use starling::EventKind;
 use starling_schema::change::{StateRow, Write};
 use starling_schema::ids::RecordId;
 use starling_schema::model::Syncable;
@@ -44,7 +45,13 @@ fn what_was_indexed_alone_is_on_a_device_that_joins_later() {
 fn two_devices_with_a_volume_each_both_have_two_with_the_right_owners() {
     Cluster::run(103, async |cluster| {
         let [a, b] = cluster.library(["a", "b"]).await;
+        cluster.partition(&[&[&a], &[&b]]).await;
         let (ours, theirs) = (a.add_volume("one").await, b.add_volume("two").await);
+        assert_eq!((a.count::<Volume>().await, b.count::<Volume>().await), (1, 1));
+        a.stop().await;
+        b.stop().await;
+        cluster.heal().await;
+        join!(a.start(), b.start());
         cluster.settle(SOON).await;
         for node in [&a, &b] {
             assert_eq!(node.count::<Volume>().await, 2);
@@ -87,9 +94,13 @@ fn a_device_that_backfills_while_indexing_goes_on_gets_everything_once() {
         a.add_entries(location, None, 20_000).await;
         let b = cluster.device("b").await;
         b.join(&a).await;
+        let mut while_under_way = 0;
         for _ in 0..50 {
             a.add_entries(location, None, 20).await;
+            cluster.pass(std::time::Duration::from_millis(1)).await;
+            while_under_way += usize::from((1..20_000).contains(&b.count::<Entry>().await));
         }
+        assert!(while_under_way > 5, "{while_under_way}");
         cluster.settle(LATER).await;
         assert_eq!(b.count::<Entry>().await, 21_001);
         assert_eq!(b.all::<Entry>().await, a.all::<Entry>().await);
@@ -109,6 +120,13 @@ fn an_entry_changed_ten_times_while_b_is_away_reaches_b_once_as_its_newest() {
         b.start().await;
         cluster.settle(LATER).await;
         assert_eq!(b.get::<Entry>(file).await.unwrap().size, Some(10));
+        let events = b.peer().events(0, std::time::Duration::ZERO).await.unwrap().unwrap();
+        let changed = events.into_iter().filter_map(|event| match event.kind {
+            EventKind::Changed { records, remote: true, .. } => Some(records),
+            _ => None,
+        });
+        assert_eq!(changed.flatten().filter(|(_, record)| *record == file).count(), 1);
+        assert_eq!(b.status().await.counters.changes_applied, 1);
     });
 }
 
@@ -160,9 +178,16 @@ fn a_deleted_entry_is_gone_everywhere_live_and_after_a_reconnect() {
         cluster.settle(SOON).await;
         a.delete::<Entry>(files[0]).await;
         cluster.settle(SOON).await;
+        for node in [&a, &b, &c] {
+            assert_eq!((node.get::<Entry>(files[0]).await, node.count::<Entry>().await), (None, 2));
+        }
         c.stop().await;
+        cluster.unplug(&b).await;
         a.delete::<Entry>(files[1]).await;
+        cluster.pass(LATER).await;
+        assert!(b.get::<Entry>(files[1]).await.is_some());
         c.start().await;
+        cluster.heal().await;
         cluster.settle(LATER).await;
         for node in [&a, &b, &c] {
             assert_eq!((node.get::<Entry>(files[0]).await, node.get::<Entry>(files[1]).await), (None, None));
@@ -177,7 +202,7 @@ fn a_folder_of_ten_thousand_entries_is_deleted_everywhere_in_either_order() {
         for parent_first in [false, true] {
             let location = a.add_location("big").await;
             let folder = a.add_entries(location, None, 1).await[0];
-            let mut doomed = a.add_entries(location, Some(folder), 5_000).await;
+            let mut doomed = a.add_entries(location, Some(folder), 10_000).await;
             doomed.insert(if parent_first { 0 } else { doomed.len() }, folder);
             cluster.settle(LATER).await;
             for chunk in doomed.chunks(2_000) {
@@ -249,8 +274,12 @@ fn a_device_that_was_away_35_days_lacks_what_was_deleted_meanwhile() {
         cluster.pass(LATER).await;
         a.set::<Entry>(files[10], Entry::SIZE, 7).await;
         cluster.settle(SOON).await;
+        let snapshots = async || cluster.report().await.tally(c.number()).requests_of("snapshot_request");
+        let before = snapshots().await;
         c.start().await;
         cluster.settle(LATER).await;
+        // The tombstones are gone: it was told to take a snapshot, which lacks what was deleted.
+        assert!(snapshots().await > before);
         assert_eq!(c.count::<Entry>().await, 11);
         check::assert_equal(&[&a, &b, &c]).await;
     });
