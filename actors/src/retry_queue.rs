@@ -171,6 +171,30 @@ impl Handler<PeerDown> for RetryQueue {
     }
 }
 
+/// Who belongs now: of others nothing is kept.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct MembersAre(pub(crate) BTreeSet<DeviceId>);
+
+impl Handler<MembersAre> for RetryQueue {
+    type Result = ();
+
+    fn handle(&mut self, MembersAre(members): MembersAre, ctx: &mut Self::Context) {
+        let waiting = self.schedule.items().map(|item| (item.peer, item.kind));
+        let letters = self.schedule.dead_letters().map(|letter| (letter.peer, letter.kind));
+        let kept: BTreeSet<_> = waiting.chain(letters).chain(self.stored.iter().copied()).collect();
+        let mut notes = Vec::new();
+        for (peer, kind) in kept.into_iter().filter(|(peer, _)| !members.contains(peer)) {
+            self.schedule.forget(peer);
+            self.stored.remove(&(peer, kind));
+            notes.extend([Note::RetryDone { peer, kind }, Note::DeadLetterGone { peer, kind }]);
+        }
+        if !notes.is_empty() {
+            self.keep(notes, ctx);
+        }
+    }
+}
+
 /// A peer says how far it is.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]

@@ -24,6 +24,7 @@ use crate::pairing::Join;
 use crate::proto::backfill::weight;
 use crate::proto::membership::Membership;
 use crate::proto::pairing::Tickets;
+use crate::retry_queue::MembersAre;
 use crate::rig::{Limit, Point, Timer};
 use crate::session::{Greet, Serve, Session, refusal, tell};
 use crate::store::ledger::Note;
@@ -121,6 +122,7 @@ impl Roster {
     pub(crate) fn membership_changed(&mut self, ctx: &mut Context<Self>) {
         let Some(links) = self.links.clone() else { return };
         tell(&links.heartbeats, MembershipIs(self.membership.clone()));
+        tell(&links.retry, MembersAre(self.membership.members().keys().copied().collect()));
         tell(&links.events, Happened(EventKind::MembershipChanged));
         self.admit(ctx);
         for session in self.sessions.values() {

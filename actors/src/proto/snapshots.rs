@@ -158,3 +158,88 @@ pub(super) const fn scope_of(stream: Stream) -> SnapshotScope {
 pub(super) fn covers(scope: SnapshotScope, stream: Stream) -> bool {
     scope_of(stream) == scope
 }
+
+#[cfg(test)]
+mod tests {
+    use starling_schema::ids::RecordId;
+    use starling_schema::wire::SnapshotItems;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const SCOPE: SnapshotScope = SnapshotScope::Shared;
+
+    fn device(number: u128) -> DeviceId {
+        DeviceId(Uuid::from_u128(number))
+    }
+
+    fn key(number: u128) -> Option<Cursor> {
+        Some((1, RecordId(Uuid::from_u128(number))))
+    }
+
+    fn marks(through: u64) -> Watermarks {
+        Watermarks::from_iter([(Stream::shared(device(9)), through)])
+    }
+
+    fn page(after: Option<Cursor>, through: Option<Cursor>, read_at: u64) -> SnapshotResponse {
+        let items = SnapshotItems::Shared(Vec::new());
+        SnapshotResponse { scope: SCOPE, after, through, watermarks: marks(read_at), items }
+    }
+
+    fn next(snapshots: &mut Snapshots, server: u128) -> Vec<Step> {
+        let mut steps = Vec::new();
+        snapshots.next(|_| Some(device(server)), &mut steps);
+        steps
+    }
+
+    fn fetch(peer: u128, after: Option<Cursor>) -> Step {
+        Step::FetchSnapshot { peer: device(peer), scope: SCOPE, after }
+    }
+
+    fn merge(page: SnapshotResponse, claim: u64) -> Step {
+        Step::ApplySnapshot { page: Box::new(page), claim: marks(claim) }
+    }
+
+    #[test]
+    fn a_page_that_fails_is_asked_for_again_and_the_whole_stands_for_the_least_of_its_pages() {
+        let mut snapshots = Snapshots::default();
+        snapshots.begin(SCOPE, device(1));
+        assert_eq!(next(&mut snapshots, 2), [fetch(1, None)]);
+        let (first, last) = (page(None, key(5), 8), page(key(5), None, 6));
+        assert!(snapshots.page(device(1), first.clone()));
+        assert_eq!(next(&mut snapshots, 2), [merge(first, 8), fetch(1, key(5))]);
+        assert_eq!(snapshots.settled(SCOPE), None);
+        assert_eq!(snapshots.failed(device(1), SCOPE), Some(device(1)));
+        assert_eq!(next(&mut snapshots, 2), [fetch(2, key(5))]);
+        assert!(!snapshots.page(device(1), last.clone()), "who failed is not heard any more");
+        assert!(snapshots.page(device(2), last.clone()));
+        assert_eq!(next(&mut snapshots, 2), [merge(last, 6)]);
+        assert_eq!(snapshots.settled(SCOPE), Some(marks(6)));
+        assert!(!snapshots.cover(Stream::shared(device(9))));
+    }
+
+    #[test]
+    fn a_page_that_could_not_be_merged_is_asked_for_again_with_what_followed_it() {
+        let mut snapshots = Snapshots::default();
+        snapshots.resume([(SCOPE, (1, RecordId(Uuid::from_u128(5))), marks(7))]);
+        assert_eq!(next(&mut snapshots, 1), [fetch(1, key(5))]);
+        let second = page(key(5), key(6), 9);
+        assert!(snapshots.page(device(1), second.clone()));
+        assert_eq!(next(&mut snapshots, 1), [merge(second, 7), fetch(1, key(6))]);
+        assert!(snapshots.page(device(1), page(key(6), None, 9)));
+        assert_eq!(snapshots.refused(SCOPE), Some(device(1)));
+        assert_eq!(next(&mut snapshots, 3), [fetch(3, key(5))]);
+    }
+
+    #[test]
+    fn a_snapshot_waits_for_somebody_who_can_serve_it() {
+        let mut snapshots = Snapshots::default();
+        snapshots.begin(SCOPE, device(1));
+        next(&mut snapshots, 1);
+        snapshots.gone(device(1));
+        let mut steps = Vec::new();
+        snapshots.next(|_| None, &mut steps);
+        assert_eq!(steps, []);
+        assert_eq!(next(&mut snapshots, 2), [fetch(2, None)]);
+    }
+}

@@ -142,6 +142,23 @@ fn a_dead_letter_whose_peer_comes_back_and_acks_is_gone_for_good() {
 }
 
 #[test]
+fn the_dead_letters_of_a_device_that_is_removed_go_with_it() {
+    Cluster::run(423, async |cluster| {
+        let a = cluster.device("a").await;
+        let (fake, _) = FakeMember::join(cluster, &a, 1).await;
+        cluster.pass(LATER).await;
+        fake.refuse_batches(Some("no room here"));
+        a.add_tag("refused").await;
+        cluster.pass(Duration::from_mins(2)).await;
+        assert_eq!(a.status().await.queues.dead_letters, 1);
+        a.peer().remove_device(fake.key().device()).await.unwrap();
+        cluster.pass(LATER).await;
+        let queues = a.status().await.queues;
+        assert_eq!((queues.dead_letters, queues.retry, letters(&a).await.len()), (0, 0, 0));
+    });
+}
+
+#[test]
 fn a_send_that_is_made_again_carries_the_newest_version_of_a_row_and_no_older_one() {
     Cluster::run(421, async |cluster| {
         let a = cluster.device("a").await;
