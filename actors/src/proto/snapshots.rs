@@ -173,8 +173,9 @@ mod tests {
         DeviceId(Uuid::from_u128(number))
     }
 
+    /// The key that ends the page of that number; none ends the last.
     fn key(number: u128) -> Option<Cursor> {
-        Some((1, RecordId(Uuid::from_u128(number))))
+        (number > 0).then(|| (1, RecordId(Uuid::from_u128(number))))
     }
 
     fn marks(through: u64) -> Watermarks {
@@ -205,7 +206,7 @@ mod tests {
         let mut snapshots = Snapshots::default();
         snapshots.begin(SCOPE, device(1));
         assert_eq!(next(&mut snapshots, 2), [fetch(1, None)]);
-        let (first, last) = (page(None, key(5), 8), page(key(5), None, 6));
+        let (first, last) = (page(key(0), key(5), 8), page(key(5), key(0), 6));
         assert!(snapshots.page(device(1), first.clone()));
         assert_eq!(next(&mut snapshots, 2), [merge(first, 8), fetch(1, key(5))]);
         assert_eq!(snapshots.settled(SCOPE), None);
@@ -226,7 +227,7 @@ mod tests {
         let second = page(key(5), key(6), 9);
         assert!(snapshots.page(device(1), second.clone()));
         assert_eq!(next(&mut snapshots, 1), [merge(second, 7), fetch(1, key(6))]);
-        assert!(snapshots.page(device(1), page(key(6), None, 9)));
+        assert!(snapshots.page(device(1), page(key(6), key(0), 9)));
         assert_eq!(snapshots.refused(SCOPE), Some(device(1)));
         assert_eq!(next(&mut snapshots, 3), [fetch(3, key(5))]);
     }

@@ -171,11 +171,14 @@ impl Story<'_> {
         cluster.settle(LATER).await;
         let new = (victim.add_tag("after").await, victim.add_location("after").await);
         cluster.settle(LATER).await;
+        let (mut tags, mut locations) = (self.tags.take(), self.locations.take());
+        tags.push(new.0);
+        locations.push(new.1);
         for node in [victim, other] {
-            for tag in self.tags.borrow().iter().chain([&new.0]) {
+            for tag in &tags {
                 assert!(node.get::<Tag>(*tag).await.is_some(), "{} lacks {tag}", node.name());
             }
-            for location in self.locations.borrow().iter().chain([&new.1]) {
+            for location in &locations {
                 assert_eq!(node.owner::<Location>(*location).await, Some(victim.id()));
             }
         }

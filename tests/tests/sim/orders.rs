@@ -29,7 +29,7 @@ fn a_delete_that_arrives_before_what_it_deletes_keeps_it_away() {
     Cluster::run(218, async |cluster| {
         let a = cluster.device("a").await;
         let (author, key) = FakeMember::join(cluster, &a, 1).await;
-        let (deleter, _) = FakeMember::join(cluster, &a, 2).await;
+        let (other, _) = FakeMember::join(cluster, &a, 2).await;
         let record = a.new_id();
         let change = |fake: &FakeMember, time_ms, op| {
             let origin = fake.key().device();
@@ -38,8 +38,8 @@ fn a_delete_that_arrives_before_what_it_deletes_keeps_it_away() {
             SyncPayload::SharedChange(SharedEntry { origin, change })
         };
         let fields = vec![FieldWrite { field: Tag::NAME, value: "short-lived".into(), seen: Seen::new() }];
-        let deleted = change(&deleter, 2_000, Op::Delete { seen: Seen::new() });
-        assert_eq!(deleter.ask(&a, key, deleted).await.name(), "ack_shared_changes");
+        let deleted = change(&other, 2_000, Op::Delete { seen: Seen::new() });
+        assert_eq!(other.ask(&a, key, deleted).await.name(), "ack_shared_changes");
         a.restart().await;
         author.dial(a.number(), key).await.ok();
         let made = change(&author, 1_000, Op::Set { life: None, fields });
