@@ -248,6 +248,33 @@ impl Handler<Sweep> for Applier {
     }
 }
 
+/// Make rows of an owner be as the owner has them, whatever their versions here; those without fields go.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Applied, StoreError>")]
+pub(crate) struct Replace {
+    pub(crate) owner: DeviceId,
+    pub(crate) rows: Vec<StateRow>,
+}
+
+impl Handler<Replace> for Applier {
+    type Result = Result<Applied, StoreError>;
+
+    fn handle(&mut self, Replace { owner, rows }: Replace, _: &mut Self::Context) -> Self::Result {
+        let c = &mut *self.store.borrow_mut();
+        let mut applied = Applied::default();
+        for row in &rows {
+            if row.fields.is_some() {
+                // A tombstone that is left of it would keep its next version away.
+                unbury(c, self.model(), row.record, owner, u64::MAX)?;
+            }
+            if self.table.replace_owned(c, owner, row)? {
+                applied.changed.push(row.record);
+            }
+        }
+        Ok(applied)
+    }
+}
+
 /// Merge log entries, in the order of their stream.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Applied, StoreError>")]

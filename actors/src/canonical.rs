@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use diesel::sqlite::SqliteConnection;
 use serde_json::{Map, Value as Json, json};
-use starling_schema::ids::{ModelId, RecordId};
+use starling_schema::ids::RecordId;
 use starling_schema::model::ModelSpec;
 use starling_schema::record::SharedRecord;
 use starling_schema::value::{Fields, Value};
@@ -141,31 +141,4 @@ pub fn digest(c: &mut SqliteConnection, registry: &Registry) -> Result<(String, 
     })?;
     let hex = |hasher: &blake3::Hasher| hasher.finalize().to_hex().to_string();
     Ok((hex(&all), models.iter().map(|(model, hasher)| (model.clone(), hex(hasher))).collect()))
-}
-
-/// BLAKE3 over the canonical lines of one model's records in a key range, and how many there are.
-pub(crate) fn range_digest(
-    c: &mut SqliteConnection,
-    tables: &Tables,
-    model: ModelId,
-    (from, through): (RecordId, RecordId),
-) -> Result<([u8; 32], u64), QueryError> {
-    let spec = tables.registry.get(model);
-    let shared = spec.is_none_or(|spec| spec.ownership.is_shared());
-    let (table, name) = (tables.of(model, shared), tables.registry.name(model));
-    let lines: Vec<String> = if shared {
-        let records = table.shared_range(c, from, through)?;
-        records.iter().map(|(id, record)| shared_line(spec, &name, *id, record)).collect()
-    } else {
-        let rows = table.owned_range(c, from, through)?;
-        let line = |(id, row): &(RecordId, crate::store::table::OwnedRow)| {
-            owned_line(spec, &name, *id, &row.owner.to_string(), row.version, &row.fields)
-        };
-        rows.iter().map(line).collect()
-    };
-    let mut hasher = blake3::Hasher::new();
-    for line in &lines {
-        hasher.update(line.as_bytes()).update(b"\n");
-    }
-    Ok((*hasher.finalize().as_bytes(), lines.len() as u64))
 }

@@ -53,4 +53,10 @@ counters! {
     rows_refused,
     /// Field values that do not fit their column: kept raw and passed on.
     fields_kept_raw,
+    /// Records that were compared with a peer's.
+    records_compared,
+    /// Records that differed from a peer's though both had applied the same changes.
+    records_differing,
+    /// Of those, the ones that were repaired here.
+    records_repaired,
 }

@@ -4,6 +4,7 @@
 //! (rows, stamps, log, watermarks, clock) commits together or not at all.
 
 mod local;
+mod mend;
 mod remote;
 
 use std::collections::BTreeMap;

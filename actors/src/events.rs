@@ -44,6 +44,15 @@ pub enum EventKind {
     Disconnected(DeviceId),
     /// The list of members changed.
     MembershipChanged,
+    /// Records differ from a peer's though both had applied the same changes: what happened to them was silent.
+    Differing {
+        /// Whose are different.
+        peer: DeviceId,
+        /// Which, some of them when they are many.
+        records: Vec<(ModelId, RecordId)>,
+        /// Whether there were more.
+        truncated: bool,
+    },
 }
 
 /// Owns the recent past.

@@ -5,6 +5,7 @@ use starling_schema::change::{Batch, Write};
 use starling_schema::stream::{Stream, Watermarks};
 use starling_schema::wire::SnapshotResponse;
 
+use crate::comparison::Repair;
 use crate::engine::{Effects, Engine, Sync};
 use crate::rig::Point;
 use crate::store::ledger::Note;
@@ -19,6 +20,7 @@ pub(crate) enum Job {
     Snapshot(Box<SnapshotResponse>, Watermarks, Reply<Result<(), StoreError>>),
     Keep(Vec<Note>, Reply<Result<(), StoreError>>),
     Prune(Vec<(Stream, u64)>, Reply<Result<usize, StoreError>>),
+    Mend(Repair, Reply<Result<u64, StoreError>>),
     Flush,
 }
 
@@ -27,7 +29,7 @@ impl Job {
     pub(crate) fn sync(&self) -> Sync {
         match self {
             Self::Commit(..) | Self::Keep(..) | Self::Flush => Sync::Full,
-            Self::Apply(..) | Self::Snapshot(..) | Self::Prune(..) => Sync::Normal,
+            Self::Apply(..) | Self::Snapshot(..) | Self::Prune(..) | Self::Mend(..) => Sync::Normal,
         }
     }
 }
@@ -106,6 +108,10 @@ async fn step(
             let result = engine.prune(bounds).await;
             settle(reply, result, answers)
         }
+        Job::Mend(repair, reply) => {
+            let result = engine.mend(repair, effects).await;
+            settle(reply, result, answers)
+        }
         Job::Flush => {
             engine.reach(Point::BeforeFlush);
             engine.release(effects).await
@@ -140,6 +146,7 @@ fn refusal(job: Job) -> Answer {
         Job::Apply(_, _, reply) => answer(reply, move |committed| Err(failed(committed))),
         Job::Snapshot(_, _, reply) | Job::Keep(_, reply) => answer(reply, move |committed| Err(failed(committed))),
         Job::Prune(_, reply) => answer(reply, move |committed| Err(failed(committed))),
+        Job::Mend(_, reply) => answer(reply, move |committed| Err(failed(committed))),
         Job::Flush => Box::new(|_| ()),
     }
 }

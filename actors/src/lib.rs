@@ -5,9 +5,11 @@
 mod address_book;
 mod alarm;
 mod applier;
+mod auditor;
 mod backfill_buffer;
 pub mod canonical;
 mod clock;
+mod comparison;
 mod counters;
 mod engine;
 pub mod environment;

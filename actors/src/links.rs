@@ -5,6 +5,7 @@ use starling_schema::ids::{DeviceId, LibraryId};
 use starling_schema::key::DeviceSecret;
 use starling_schema::wire::{SyncEnvelope, SyncPayload};
 
+use crate::auditor::Auditor;
 use crate::backfill_buffer::BackfillBuffer;
 use crate::counters::Counters;
 use crate::environment::Environment;
@@ -29,6 +30,7 @@ pub(crate) struct Links {
     pub(crate) retry: Addr<RetryQueue>,
     pub(crate) heartbeats: Addr<Heartbeats>,
     pub(crate) events: Addr<Events>,
+    pub(crate) auditor: Addr<Auditor>,
     pub(crate) counters: Counters,
 }
 

@@ -1,14 +1,16 @@
 //! A reader actor: one read-only connection, for pages, snapshots, digests and queries. Several share the work.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use actix::prelude::*;
 use diesel::sqlite::SqliteConnection;
-use starling_schema::stream::Stream;
+use starling_schema::ids::{ModelId, RecordId};
+use starling_schema::stream::{Stream, StreamKind, Watermarks};
 use starling_schema::wire::{Cursor, DigestRequest, DigestResponse, PageResponse, SnapshotResponse, SnapshotScope};
 
-use crate::canonical;
 use crate::environment::Environment;
+use crate::proto::equality::{Entry, KeyRange, range_hash};
 use crate::rig::Limit;
 use crate::store::pages::{PAGE_BYTES, PAGE_ROWS_MAX, Room};
 use crate::store::sql::snapshot;
@@ -17,6 +19,10 @@ use crate::store::{Registry, ledger, pages};
 
 /// Reads that wait per reader; beyond that askers are told to come again.
 const MAILBOX: usize = 128;
+
+/// The most records that are hashed for a peer at a time, some 100 ms: whoever asks holds fewer in the range that it asks
+/// about, so a hash of more would differ as surely.
+const DIGEST_RECORDS_MAX: usize = 16_384;
 
 /// Why a query failed. Nothing was changed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -125,10 +131,68 @@ impl Handler<ReadDigest> for Reader {
         let DigestRequest { model, from, through } = request;
         let tables = self.tables.clone();
         snapshot(&mut self.connection, |c| {
-            let (watermarks, _) = ledger::streams(c)?;
-            let (hash, records) = canonical::range_digest(c, &tables, model, (from, through))?;
-            Ok(DigestResponse { watermarks, hash, records })
+            // Records that are ahead of the watermarks are equal to nobody's.
+            let watermarks = ledger::comparable(c)?.unwrap_or_default();
+            let (entries, _) = tables.entries(c, model, (from, through), DIGEST_RECORDS_MAX)?;
+            Ok(DigestResponse { watermarks, hash: range_hash(&entries), records: entries.len() as u64 })
         })
+    }
+}
+
+/// Read the records of a key range as far as equality goes.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Result<Held, QueryError>")]
+pub(crate) struct ReadEntries {
+    pub(crate) model: ModelId,
+    pub(crate) range: KeyRange,
+    pub(crate) records_max: usize,
+}
+
+/// What is held of a model in a key range.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// The point that the records are of; none when they are of no point.
+    pub(crate) watermarks: Option<Watermarks>,
+    pub(crate) entries: Vec<Entry>,
+    /// How far the entries speak.
+    pub(crate) through: RecordId,
+    /// By which kinds of stream records of the model come; both when it is not known.
+    pub(crate) kinds: Vec<StreamKind>,
+}
+
+impl Handler<ReadEntries> for Reader {
+    type Result = Result<Held, QueryError>;
+
+    fn handle(
+        &mut self,
+        ReadEntries { model, range, records_max }: ReadEntries,
+        _: &mut Self::Context,
+    ) -> Self::Result {
+        let tables = self.tables.clone();
+        let kinds = match tables.registry.get(model) {
+            Some(spec) if spec.ownership.is_shared() => vec![StreamKind::Shared],
+            Some(_) => vec![StreamKind::State],
+            None => vec![StreamKind::Shared, StreamKind::State],
+        };
+        snapshot(&mut self.connection, |c| {
+            let watermarks = ledger::comparable(c)?;
+            let (entries, through) = tables.entries(c, model, range, records_max)?;
+            Ok(Held { watermarks, entries, through, kinds })
+        })
+    }
+}
+
+/// Which models there are.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Result<BTreeSet<ModelId>, QueryError>")]
+pub(crate) struct ReadModels;
+
+impl Handler<ReadModels> for Reader {
+    type Result = Result<BTreeSet<ModelId>, QueryError>;
+
+    fn handle(&mut self, _: ReadModels, _: &mut Self::Context) -> Self::Result {
+        let tables = self.tables.clone();
+        snapshot(&mut self.connection, |c| Ok(tables.models(c)?))
     }
 }
 

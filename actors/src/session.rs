@@ -1,5 +1,7 @@
 //! A session actor: the conversation with one connected member. It says hello, pulls, serves, pushes, and counts.
 
+pub(crate) mod inquire;
+
 use actix::prelude::*;
 use futures::channel::oneshot;
 use starling_schema::ids::DeviceId;
@@ -10,6 +12,7 @@ use starling_schema::wire::{
     SnapshotRequest, SnapshotScope, SyncEnvelope, SyncPayload,
 };
 
+use crate::auditor::AskedFor;
 use crate::backfill_buffer::{AskProgress, OfferDirect, PeerMarks, Pulled, PulledSnapshot, SessionDown, SessionUp};
 use crate::exchange::{ExchangeError, Exchanged, exchange};
 use crate::heartbeats::{Heard, HeartbeatDown, HeartbeatUp};
@@ -177,6 +180,8 @@ impl Session {
                 }
             }),
             SyncPayload::DigestRequest(request) => Box::pin(async move {
+                let range = (request.from, request.through);
+                tell(&links.auditor, AskedFor { peer, model: request.model, range });
                 match links.readers.next().send(ReadDigest(request)).await {
                     Ok(Ok(digest)) => SyncPayload::DigestResponse(digest),
                     Ok(Err(error)) => refusal(RefusalKind::Storage, &error),

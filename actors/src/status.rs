@@ -71,6 +71,8 @@ pub struct Queues {
     pub buffered: u64,
     /// Changes with a stamp from too far in the future.
     pub parked: u64,
+    /// Device-owned records that differ from a peer's and that only their owner can settle.
+    pub differing: u64,
 }
 
 /// Whether all is well, and if not, why.

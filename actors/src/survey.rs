@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use starling_schema::ids::DeviceId;
 use starling_schema::stream::Watermarks;
 
+use crate::auditor::AskUnsettled;
 use crate::backfill_buffer::{AskProgress, Progress};
 use crate::handle::PeerHandle;
 use crate::heartbeats::AskAcks;
@@ -26,6 +27,7 @@ pub(crate) async fn status(handle: &PeerHandle) -> Result<Status, QueryError> {
     let acks = links.heartbeats.send(AskAcks).await?.0;
     let retries = links.retry.send(AskRetries).await?;
     let awaited = links.transactions.send(AskAwaited).await?;
+    let differing = links.auditor.send(AskUnsettled).await?;
     let parked = awaited.parked.iter().map(|(_, count)| count).sum();
     let mut reports: BTreeMap<DeviceId, SessionReport> = BTreeMap::new();
     for (peer, session) in &roster.sessions {
@@ -38,13 +40,22 @@ pub(crate) async fn status(handle: &PeerHandle) -> Result<Status, QueryError> {
     let (counts, entries) = counted.await?;
     let peers = peers(links.device, &roster, &reports, &acks, &progress);
     let state = state(&progress, &peers);
-    let queues =
-        Queues { retry: retries.waiting, dead_letters: retries.letters.len() as u64, buffered: progress.held, parked };
+    let queues = Queues {
+        retry: retries.waiting,
+        dead_letters: retries.letters.len() as u64,
+        buffered: progress.held,
+        parked,
+        differing,
+    };
     let name = roster.membership.members().get(&links.device).map(|member| member.name.clone());
     Ok(Status {
         device: Named { id: links.device, name: name.unwrap_or_default() },
         library: LibraryStatus { id: links.library, name: roster.membership.library_name().to_owned(), state },
-        verdict: if roster.membership.is_member(links.device) { verdict(state, &peers, &awaited) } else { removed() },
+        verdict: if roster.membership.is_member(links.device) {
+            verdict(state, &peers, &awaited, differing)
+        } else {
+            removed()
+        },
         peers,
         queues,
         counts,
@@ -111,7 +122,7 @@ fn removed() -> SyncVerdict {
 }
 
 /// One sentence on whether all is well.
-fn verdict(state: LibraryState, peers: &[PeerStatus], awaited: &Awaited) -> SyncVerdict {
+fn verdict(state: LibraryState, peers: &[PeerStatus], awaited: &Awaited, differing: u64) -> SyncVerdict {
     let online = peers.iter().filter(|peer| peer.online).count();
     let behind: Vec<&PeerStatus> = peers.iter().filter(|peer| peer.online && peer.behind_them > 0).collect();
     let not = |reason: String| SyncVerdict { in_sync: false, reason };
@@ -139,6 +150,9 @@ fn verdict(state: LibraryState, peers: &[PeerStatus], awaited: &Awaited) -> Sync
         LibraryState::Ready if !behind.is_empty() => {
             let names: Vec<&str> = behind.iter().map(|peer| peer.name.as_str()).collect();
             not(format!("{} has not confirmed everything yet", names.join(", ")))
+        }
+        LibraryState::Ready if differing > 0 => {
+            not(format!("{differing} records differ from another device's, and the device that they belong to is away"))
         }
         LibraryState::Ready if peers.is_empty() => {
             SyncVerdict { in_sync: true, reason: "this is the library's only device".to_owned() }

@@ -13,6 +13,7 @@ use starling_schema::ids::{DeviceId, ModelId, RecordId};
 use starling_schema::stream::{Stream, Watermarks};
 use starling_schema::wire::SnapshotResponse;
 
+use crate::comparison::Repair;
 use crate::counters::Counters;
 use crate::engine::{Effects, Engine, Sync};
 use crate::environment::Environment;
@@ -391,6 +392,19 @@ impl Handler<Prune> for Transactions {
 
     fn handle(&mut self, Prune(bounds): Prune, ctx: &mut Self::Context) -> Self::Result {
         self.enqueue(ctx, Err(busy()), Err(stopped()), |reply| Job::Prune(bounds, reply))
+    }
+}
+
+/// Repair records that differ from a peer's; answered with how many are different now.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<u64, StoreError>")]
+pub(crate) struct Mend(pub(crate) Repair);
+
+impl Handler<Mend> for Transactions {
+    type Result = ResponseFuture<Result<u64, StoreError>>;
+
+    fn handle(&mut self, Mend(repair): Mend, ctx: &mut Self::Context) -> Self::Result {
+        self.enqueue(ctx, Err(busy()), Err(stopped()), |reply| Job::Mend(repair, reply))
     }
 }
 

@@ -10,6 +10,7 @@ use starling_schema::key::DeviceSecret;
 use starling_schema::model::Syncable;
 use starling_schema::models::Device;
 
+use crate::auditor::{Auditor, Begin};
 use crate::backfill_buffer::BackfillBuffer;
 use crate::counters::Counters;
 use crate::engine::Engine;
@@ -168,6 +169,7 @@ impl Tree {
             retry,
             heartbeats,
             events,
+            auditor: Auditor::start_in_arbiter(&threads.protocol, |_| Auditor::default()),
             counters,
         };
         let tree = Self { links, roster, libp2p, readers };
@@ -189,6 +191,7 @@ impl Tree {
         }
         heartbeats.send(PublishTo(network.publish.clone())).await.map_err(store_error)?;
         self.roster.send(Wire(self.links.clone())).await.map_err(store_error)?;
+        self.links.auditor.send(Begin(self.links.clone(), self.roster.clone())).await.map_err(store_error)?;
         let mut own = Device::new(device.record());
         own.name = Some(options.name.clone().or(known_name).unwrap_or_else(host_name));
         own.os = Some(std::env::consts::OS.to_owned());
@@ -208,6 +211,9 @@ impl Tree {
             && libp2p.send(network::Stop).await.is_err()
         {
             tracing::debug!("the network had stopped already");
+        }
+        if self.links.auditor.send(Halt).await.is_err() {
+            tracing::debug!("the auditor had stopped already");
         }
         let Links { buffer, retry, heartbeats, transactions, .. } = self.links.clone();
         Protocol { buffer, retry, heartbeats, roster: self.roster.clone() }.halt().await;

@@ -276,11 +276,11 @@ pub struct DigestRequest {
 /// The hash of a range of records, comparable only at equal watermarks.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct DigestResponse {
-    /// How far the responder was when it read the records.
+    /// How far the responder was when it read the records; nothing at all when they are of no such point.
     pub watermarks: Watermarks,
-    /// BLAKE3 over the canonical lines of the records.
+    /// BLAKE3 over what the canonical dump holds of the records, by field numbers: the same for all versions.
     pub hash: [u8; 32],
-    /// How many records.
+    /// How many records were hashed: the first of the range, when there are very many.
     pub records: u64,
 }
 

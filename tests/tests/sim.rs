@@ -12,6 +12,8 @@ mod delivery;
 mod disk;
 #[path = "sim/durability.rs"]
 mod durability;
+#[path = "sim/equality.rs"]
+mod equality;
 #[path = "sim/joining.rs"]
 mod joining;
 #[path = "sim/log.rs"]

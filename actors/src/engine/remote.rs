@@ -194,6 +194,9 @@ impl Engine {
                 self.advance(stream, through)?;
             }
         }
+        if !self.marks.covers(&page.watermarks) {
+            ledger::note_ahead(&mut self.store.borrow_mut(), &page.watermarks)?;
+        }
         Ok(())
     }
 

@@ -1,7 +1,9 @@
 //! The protocol without I/O: values in, values out. Time and randomness are arguments.
 
+pub mod audit;
 pub mod backfill;
 pub mod clock;
+pub mod equality;
 pub mod heartbeat;
 pub mod membership;
 pub mod merge;

@@ -16,6 +16,9 @@ use starling_schema::wire::{Cursor, SnapshotScope, UNPACKED_BYTES_MAX};
 use super::sql::to_sql;
 use crate::proto::snapshots::BegunSnapshot;
 
+/// The setting that keeps up to where records may be ahead of the watermarks.
+const AHEAD_SETTING: &str = "ahead";
+
 fn from_sql(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
@@ -66,6 +69,30 @@ pub(crate) fn streams(c: &mut SqliteConnection) -> QueryResult<(Watermarks, Wate
         floors.raise(Stream { kind, origin }, from_sql(floor));
     }
     Ok((marks, floors))
+}
+
+/// Notes that records may be ahead of the watermarks, up to these: pages of a snapshot are merged before the whole of
+/// it is claimed.
+pub(crate) fn note_ahead(c: &mut SqliteConnection, page: &Watermarks) -> QueryResult<()> {
+    let mut ahead = ahead(c)?;
+    if ahead.covers(page) {
+        return Ok(());
+    }
+    ahead.join(page);
+    let bytes = codec::encode(&ahead, UNPACKED_BYTES_MAX)
+        .map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
+    set_setting(c, AHEAD_SETTING, &bytes)
+}
+
+fn ahead(c: &mut SqliteConnection) -> QueryResult<Watermarks> {
+    let ahead = setting(c, AHEAD_SETTING)?;
+    Ok(ahead.and_then(|bytes| codec::decode::<_, UNPACKED_BYTES_MAX>(&bytes).ok()).unwrap_or_default())
+}
+
+/// How far every stream is applied, when the records are exactly of that point; otherwise they cannot be compared.
+pub(crate) fn comparable(c: &mut SqliteConnection) -> QueryResult<Option<Watermarks>> {
+    let (marks, _) = streams(c)?;
+    Ok(marks.covers(&ahead(c)?).then_some(marks))
 }
 
 /// How far one stream is applied, and its floor.

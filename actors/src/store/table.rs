@@ -16,6 +16,7 @@ use starling_schema::value::{Fields, Value};
 use starling_schema::wire::UNPACKED_BYTES_MAX;
 
 use super::sql::{Bind, Cell, Row, Statement};
+use crate::proto::equality::{Entry, KeyRange, owned_entry, shared_entry};
 
 /// The statements of one model's table.
 #[derive(Debug)]
@@ -90,7 +91,7 @@ impl ModelTable {
                 "SELECT {selected} FROM {name} WHERE {which}id > ?{by_owner} ORDER BY id LIMIT ?"
             )),
             range: Statement::new(&format!(
-                "SELECT {selected} FROM {name} WHERE {which}id >= ? AND id <= ? ORDER BY id"
+                "SELECT {selected} FROM {name} WHERE {which}id >= ? AND id <= ? ORDER BY id LIMIT ?"
             )),
             after_key: Statement::new(&format!(
                 "SELECT {selected} FROM {name} WHERE {which}id > ? ORDER BY id LIMIT ?"
@@ -273,8 +274,40 @@ impl ModelTable {
         from: RecordId,
         through: RecordId,
     ) -> QueryResult<Vec<(RecordId, OwnedRow)>> {
-        let binds = self.binds(&[Bind::blob(from.as_bytes()), Bind::blob(through.as_bytes())]);
+        let binds = self.binds(&[Bind::blob(from.as_bytes()), Bind::blob(through.as_bytes()), Bind::int(u64::MAX)]);
         self.range.rows(c, &binds)?.into_iter().map(|row| self.read_owned(row)).collect()
+    }
+
+    /// The first records of a key range as far as equality goes, by key.
+    pub(crate) fn entries(
+        &self,
+        c: &mut SqliteConnection,
+        (from, through): KeyRange,
+        records_max: usize,
+    ) -> QueryResult<Vec<Entry>> {
+        let max = Bind::int(records_max as u64);
+        let binds = self.binds(&[Bind::blob(from.as_bytes()), Bind::blob(through.as_bytes()), max]);
+        let mut entries = Vec::new();
+        self.range.each(c, &binds, |row| {
+            entries.push(if self.shared {
+                let (id, record) = self.read_shared(row)?;
+                shared_entry(id, &record)
+            } else {
+                let (id, row) = self.read_owned(row)?;
+                owned_entry(id, row.owner, row.version, &row.fields)
+            });
+            Ok(std::ops::ControlFlow::Continue(()))
+        })?;
+        Ok(entries)
+    }
+
+    /// Makes a row of an owner be as its owner has it; gone when that has none. Another device's row stays.
+    pub(crate) fn replace_owned(&self, c: &mut SqliteConnection, owner: DeviceId, row: &StateRow) -> QueryResult<bool> {
+        let gone = self.delete_owned(c, owner, u64::MAX, row.record)?;
+        match &row.fields {
+            Some(fields) => self.put_owned(c, owner, row.version, row.record, fields),
+            None => Ok(gone),
+        }
     }
 
     /// The device-owned rows of any owner that follow a key, by key.
@@ -329,7 +362,7 @@ impl ModelTable {
         from: RecordId,
         through: RecordId,
     ) -> QueryResult<Vec<(RecordId, SharedRecord)>> {
-        let binds = self.binds(&[Bind::blob(from.as_bytes()), Bind::blob(through.as_bytes())]);
+        let binds = self.binds(&[Bind::blob(from.as_bytes()), Bind::blob(through.as_bytes()), Bind::int(u64::MAX)]);
         self.range.rows(c, &binds)?.into_iter().map(|row| self.read_shared(row)).collect()
     }
 }

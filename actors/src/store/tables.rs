@@ -1,6 +1,6 @@
 //! The tables of all models together: which table a model's records are in, known or not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use diesel::result::QueryResult;
@@ -10,6 +10,7 @@ use starling_schema::ids::{ModelId, RecordId};
 use super::Registry;
 use super::sql::{self, Statement};
 use super::table::ModelTable;
+use crate::proto::equality::{Entry, KeyRange};
 
 /// The tables of the models that this build knows; those of others are made when they are met.
 #[derive(Debug)]
@@ -57,6 +58,38 @@ impl Tables {
         Ok(tables.into_values().collect())
     }
 
+    /// The records of a model in a key range as far as equality goes, by key, and how far the list speaks: not to the
+    /// end when there are more than `records_max`. Records that are kept raw, because the model is not known or came
+    /// by the wrong kind of stream, are among them.
+    pub(crate) fn entries(
+        &self,
+        c: &mut SqliteConnection,
+        model: ModelId,
+        range: KeyRange,
+        records_max: usize,
+    ) -> QueryResult<(Vec<Entry>, RecordId)> {
+        let (mut entries, mut through) = (Vec::new(), range.1);
+        for shared in [true, false] {
+            let found = self.of(model, shared).entries(c, range, records_max)?;
+            if let Some(last) = found.last().filter(|_| found.len() >= records_max) {
+                through = through.min(last.record);
+            }
+            entries.extend(found);
+        }
+        entries.retain(|entry| entry.record <= through);
+        entries.sort_unstable();
+        Ok((entries, through))
+    }
+
+    /// Every model that is known, or of which records are held.
+    pub(crate) fn models(&self, c: &mut SqliteConnection) -> QueryResult<BTreeSet<ModelId>> {
+        let mut models = BTreeSet::new();
+        for shared in [true, false] {
+            models.extend(self.all(c, shared)?.iter().map(|table| table.model));
+        }
+        Ok(models)
+    }
+
     /// Moves records that were kept for a later version into their model's own table, now that it is known.
     pub(crate) fn adopt(&self, c: &mut SqliteConnection) -> QueryResult<usize> {
         let mut moved = 0;
@@ -83,11 +116,52 @@ impl Tables {
 
 #[cfg(test)]
 mod tests {
+    use starling_schema::hlc::Hlc;
+    use starling_schema::ids::DeviceId;
     use starling_schema::model::ColumnKind;
+    use starling_schema::record::{Seen, SharedRecord, Stamp, Stamps};
+    use starling_schema::value::{Fields, Value};
 
     use super::*;
+    use crate::proto::equality::ALL_KEYS;
     use crate::store::open::open_writer;
     use crate::store::sql::Cell;
+
+    /// A database where only the device model is known, and one where all are.
+    fn of_two_versions() -> [(tempfile::TempDir, SqliteConnection, Tables); 2] {
+        let older = Registry(BTreeMap::new()).with::<starling_schema::models::Device>();
+        [older, Registry::default()].map(|registry| {
+            let dir = tempfile::tempdir().unwrap();
+            let c = open_writer(&dir.path().join("library.sqlite")).unwrap();
+            (dir, c, Tables::new(&registry))
+        })
+    }
+
+    #[test]
+    fn records_of_a_model_that_one_version_does_not_know_are_equal_on_both() {
+        let owner = DeviceId(uuid::Uuid::from_u128(1));
+        let hlc = Hlc { time: 7, device: owner };
+        let stamp = |field| (field, Stamp { hlc, seen: Seen::new(), losers: Vec::new() });
+        // A field that nobody knows, one of another kind than its column, a null, and numbers that SQLite changes.
+        let position = starling_schema::models::CollectionEntry::POSITION;
+        let fields = Fields::new().with(position, -0.0).with(900, "later").with(1, 5).with(2, Value::Null);
+        let stamps = Stamps { fields: [1, 2, position, 900].map(stamp).to_vec(), ..Stamps::default() };
+        let shared = SharedRecord { fields: fields.clone(), stamps };
+        let (entry, collected) =
+            (starling_schema::models::Entry::MODEL, starling_schema::models::CollectionEntry::MODEL);
+        let seen = of_two_versions().map(|(_dir, mut c, tables)| {
+            for number in 1..=3 {
+                let id = RecordId(uuid::Uuid::from_u128(number));
+                tables.of(entry, false).put_owned(&mut c, owner, 4, id, &fields).unwrap();
+                tables.of(collected, true).put_shared(&mut c, id, &shared).unwrap();
+            }
+            let of = |c: &mut _, model| tables.entries(c, model, ALL_KEYS, 2).unwrap();
+            (tables.models(&mut c).unwrap().contains(&entry), of(&mut c, entry), of(&mut c, collected))
+        });
+        assert_eq!(seen[0], seen[1]);
+        let (entries, through) = &seen[0].1;
+        assert_eq!((entries.len(), *through), (2, RecordId(uuid::Uuid::from_u128(2))));
+    }
 
     #[test]
     fn every_models_columns_are_those_of_its_migrated_table() {

@@ -10,6 +10,7 @@ use actix_web::web::Bytes;
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
 use starling::{Event, EventKind, QueryError};
+use starling_schema::ids::{ModelId, RecordId};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
@@ -188,6 +189,10 @@ fn gap(oldest: u64) -> EventRow {
     EventRow { cursor: oldest, kind: "gap".to_owned(), device: None, remote: None, truncated: None, records: None }
 }
 
+fn named(records: Vec<(ModelId, RecordId)>) -> Vec<EventRecord> {
+    records.into_iter().map(|(model, id)| EventRecord { model: models::model_name(model), id }).collect()
+}
+
 fn row(event: Event) -> EventRow {
     let mut row = EventRow { cursor: event.cursor, ..gap(0) };
     match event.kind {
@@ -195,8 +200,13 @@ fn row(event: Event) -> EventRow {
             "changed".clone_into(&mut row.kind);
             row.truncated = Some(truncated);
             row.remote = Some(remote);
-            let record = |(model, id)| EventRecord { model: models::model_name(model), id };
-            row.records = Some(records.into_iter().map(record).collect());
+            row.records = Some(named(records));
+        }
+        EventKind::Differing { peer, records, truncated } => {
+            "differing".clone_into(&mut row.kind);
+            row.device = Some(peer);
+            row.truncated = Some(truncated);
+            row.records = Some(named(records));
         }
         EventKind::Connected(device) => {
             "connected".clone_into(&mut row.kind);
@@ -214,7 +224,6 @@ fn row(event: Event) -> EventRow {
 
 #[cfg(test)]
 mod tests {
-    use starling_schema::ids::RecordId;
     use starling_schema::models::Tag;
 
     use super::*;

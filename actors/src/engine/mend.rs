@@ -1,0 +1,69 @@
+//! Repairs: records that silently came to differ from a peer's become equal again.
+
+use std::collections::BTreeMap;
+
+use starling_schema::change::{SharedItem, StateRow};
+use starling_schema::ids::{DeviceId, ModelId};
+use starling_schema::stream::Stream;
+
+use crate::applier::{ApplyItems, Replace};
+use crate::comparison::Repair;
+use crate::proto::clock::is_within_drift;
+use crate::transactions::StoreError;
+
+use super::{Effects, Engine};
+
+impl Engine {
+    /// Joins what a peer of the same point has, or takes rows over from their owner. Says how many records changed.
+    pub(crate) async fn mend(&mut self, repair: Repair, effects: &mut Effects) -> Result<u64, StoreError> {
+        let before = effects.changed.len();
+        match repair {
+            Repair::Shared(items) => self.join_items(items, effects).await?,
+            Repair::Owned { owner, version, rows } => {
+                // Rows of another version are not what the owner has now, nor what we should have.
+                if owner != self.device && self.marks.get(Stream::state(owner)) == version {
+                    self.replace_rows(owner, rows, effects).await?;
+                }
+            }
+        }
+        Ok((effects.changed.len() - before) as u64)
+    }
+
+    async fn join_items(&mut self, items: Vec<SharedItem>, effects: &mut Effects) -> Result<(), StoreError> {
+        let wall_ms = self.environment.wall_ms();
+        let mut by_model: BTreeMap<ModelId, Vec<SharedItem>> = BTreeMap::new();
+        for item in items {
+            let stamps = &item.state.stamps;
+            let written = stamps.fields.iter().map(|(_, stamp)| stamp.hlc);
+            let ends = stamps.deleted.iter().map(|deleted| deleted.hlc).chain(stamps.restored);
+            // What is stamped from far ahead would be parked, not applied: a peer of the same point cannot have it.
+            if written.chain(ends).all(|hlc| is_within_drift(hlc, wall_ms)) {
+                by_model.entry(item.model).or_default().push(item);
+            } else {
+                effects.refused += 1;
+            }
+        }
+        for (model, items) in by_model {
+            let applied = self.applier(model, true).send(ApplyItems(items)).await??;
+            effects.note(model, applied);
+        }
+        Ok(())
+    }
+
+    async fn replace_rows(
+        &mut self,
+        owner: DeviceId,
+        rows: Vec<StateRow>,
+        effects: &mut Effects,
+    ) -> Result<(), StoreError> {
+        let mut by_model: BTreeMap<ModelId, Vec<StateRow>> = BTreeMap::new();
+        for row in rows {
+            by_model.entry(row.model).or_default().push(row);
+        }
+        for (model, rows) in by_model {
+            let applied = self.applier(model, false).send(Replace { owner, rows }).await??;
+            effects.note(model, applied);
+        }
+        Ok(())
+    }
+}
