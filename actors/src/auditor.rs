@@ -56,7 +56,7 @@ impl Auditor {
     fn later(&self, ctx: &mut Context<Self>) {
         let Some((links, _)) = &self.parts else { return };
         let wait = Duration::from_millis(jittered(CHECK_MS, links.environment.fraction()));
-        ctx.run_later(wait, |actor, ctx| actor.begin(ctx));
+        ctx.run_later(wait, Self::begin);
     }
 
     /// Checks the peer that is due, if one is.
@@ -172,9 +172,10 @@ async fn check(comparison: Comparison, models: BTreeSet<ModelId>, at: Cursor) ->
             }
             Err(error) => {
                 let peer = comparison.peer;
-                match error {
-                    ComparisonError::Unequal => tracing::debug!(%peer, %error, "records are not compared now"),
-                    _ => tracing::info!(%peer, %error, "records could not be compared"),
+                if matches!(error, ComparisonError::Unequal) {
+                    tracing::debug!(%peer, %error, "records are not compared now");
+                } else {
+                    tracing::info!(%peer, %error, "records could not be compared");
                 }
                 failed = true;
                 break;
