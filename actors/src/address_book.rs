@@ -153,6 +153,11 @@ impl AddressBook {
         Some(self.dials.get(&device).map_or(0, |dialed| dialed.next_at_ms))
     }
 
+    /// Everybody is dialed at once.
+    pub(crate) fn retry_all(&mut self) {
+        self.dials.clear();
+    }
+
     /// The device is connected: when it goes it is dialed soon.
     pub(crate) fn reached(&mut self, device: DeviceId) {
         self.dials.remove(&device);

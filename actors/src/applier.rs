@@ -19,6 +19,7 @@ use starling_schema::value::{FIELDS_MAX, Fields, VALUE_BYTES_MAX, Value};
 
 use crate::proto::merge;
 use crate::store::conflicts::list_conflicts;
+use crate::store::remains;
 use crate::store::table::ModelTable;
 use crate::store::tombstones::{bury, has_tombstones, unbury};
 use crate::transactions::{CommitError, StoreError};
@@ -122,6 +123,7 @@ impl Applier {
             return Ok(false);
         }
         self.table.put_shared(c, id, &after)?;
+        remains::note(c, self.model(), id, &after)?;
         let (old, new) = (merge::losers(&before), merge::losers(&after));
         if old != new {
             list_conflicts(c, self.model(), id, &new)?;
@@ -182,6 +184,10 @@ impl Applier {
                 Ok(merge::set(record, fields.clone()))
             }
             Action::Delete => Ok(if exists { merge::delete(record) } else { None }),
+            // Nothing is left of it but that it was deleted.
+            Action::Restore if exists && !alive && record.stamps.fields.is_empty() => {
+                Err(CommitError::Purged { model: self.table.name.to_owned(), record: write.record })
+            }
             Action::Restore => Ok(merge::restore(record)),
         }
     }
@@ -314,6 +320,33 @@ impl Handler<ApplyItems> for Applier {
             }
         }
         Ok(applied)
+    }
+}
+
+/// Let go of the fields and losers of deleted records; those that are alive by now stay whole.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<u64, StoreError>")]
+pub(crate) struct PurgeRecords(pub(crate) Vec<RecordId>);
+
+impl Handler<PurgeRecords> for Applier {
+    type Result = Result<u64, StoreError>;
+
+    fn handle(&mut self, PurgeRecords(records): PurgeRecords, _: &mut Self::Context) -> Self::Result {
+        let c = &mut *self.store.borrow_mut();
+        let mut purged = 0;
+        for id in records {
+            let Some(mut record) = self.table.shared(c, id)?.filter(|record| !record.stamps.is_alive()) else {
+                remains::forget(c, self.model(), id)?;
+                continue;
+            };
+            record.fields = Fields::new();
+            record.stamps.fields.clear();
+            self.table.put_shared(c, id, &record)?;
+            remains::note(c, self.model(), id, &record)?;
+            list_conflicts(c, self.model(), id, &[])?;
+            purged += 1;
+        }
+        Ok(purged)
     }
 }
 

@@ -44,6 +44,10 @@ pub enum EventKind {
     Disconnected(DeviceId),
     /// The list of members changed.
     MembershipChanged,
+    /// Somebody asked not to sync.
+    Paused,
+    /// Somebody asked to sync again.
+    Resumed,
     /// Records differ from a peer's though both had applied the same changes: what happened to them was silent.
     Differing {
         /// Whose are different.

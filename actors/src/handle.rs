@@ -19,6 +19,7 @@ use crate::backfill_buffer::AskProgress;
 use crate::environment::Environment;
 use crate::events::{Event, Since};
 use crate::pairing::{ChangeMembers, IssueTicket, MemberError};
+use crate::pausing::SetPaused;
 use crate::peer::{Peer, PeerOptions, StartError, StopPeer, WhenStopped};
 use crate::proto::pairing::Ticket;
 use crate::reader::QueryError;
@@ -27,7 +28,7 @@ use crate::status::Status;
 use crate::store::Registry;
 use crate::store::conflicts::{self, Conflict};
 use crate::survey;
-use crate::transactions::{Commit, CommitError, Receipt};
+use crate::transactions::{Commit, CommitError, Receipt, StoreError};
 use crate::tree::Tree;
 
 /// An invitation that was issued.
@@ -185,6 +186,23 @@ impl PeerHandle {
 
     async fn change_members(&self, change: ChangeMembers) -> Result<(), MemberError> {
         self.tree().roster.send(change).await.map_err(|_| MemberError::Stopped)?
+    }
+
+    /// Stops exchanging anything with anybody, until [`PeerHandle::resume`], across restarts too. Commits and reads go
+    /// on here. A device that is paused for longer than 30 days is treated like one that was away as long.
+    ///
+    /// # Errors
+    /// When that cannot be stored; syncing goes on then.
+    pub async fn pause(&self) -> Result<(), StoreError> {
+        Ok(self.tree().roster.send(SetPaused(true)).await??)
+    }
+
+    /// Syncs again, and catches up.
+    ///
+    /// # Errors
+    /// When that cannot be stored; the peer stays paused then.
+    pub async fn resume(&self) -> Result<(), StoreError> {
+        Ok(self.tree().roster.send(SetPaused(false)).await??)
     }
 
     /// What this peer says of itself.

@@ -7,7 +7,7 @@ use actix::prelude::*;
 use starling_schema::ids::{DeviceId, LibraryId};
 use starling_schema::key::DeviceSecret;
 use starling_schema::signed::{Beacon, Signed};
-use starling_schema::stream::{Stream, Watermarks};
+use starling_schema::stream::{Stream, StreamKind, Watermarks};
 use starling_schema::wire::{GOSSIP_BYTES_MAX, Heartbeat, SyncEnvelope, SyncPayload};
 
 use crate::alarm::Alarm;
@@ -17,6 +17,7 @@ use crate::links::halts;
 use crate::network::Publish;
 use crate::proto::heartbeat::{Beacons, HeartbeatSchedule};
 use crate::proto::membership::Membership;
+use crate::proto::purge::Coverage;
 use crate::retry_queue::{Acked, RetryQueue};
 use crate::rig::{Limit, Point, Timer};
 use crate::session::{Beat, tell};
@@ -399,5 +400,35 @@ impl Handler<AskAcks> for Heartbeats {
             Some((member, (durable, self.heard_at_ms.get(&member).copied().unwrap_or(0))))
         });
         Acks(known.collect())
+    }
+}
+
+/// How far the members that count are, in shared streams.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Covered")]
+pub(crate) struct AskCoverage;
+
+/// The answer to [`AskCoverage`].
+#[derive(Clone, Debug, MessageResponse)]
+pub(crate) struct Covered(pub(crate) Coverage);
+
+impl Handler<AskCoverage> for Heartbeats {
+    type Result = Covered;
+
+    fn handle(&mut self, _: AskCoverage, _: &mut Self::Context) -> Covered {
+        let others = self.membership.members().keys().filter(|member| **member != self.device);
+        let counting: Vec<DeviceId> = others.copied().filter(|member| !self.is_silent(*member)).collect();
+        let of = |member: DeviceId| self.beacons.of(member).map(|beacon| beacon.durable.of_kind(StreamKind::Shared));
+        let ours = self.durable.of_kind(StreamKind::Shared);
+        let mut any = ours.clone();
+        for marks in counting.iter().filter_map(|member| of(*member)) {
+            any.join(&marks);
+        }
+        let least = |stream| counting.iter().map(|member| of(*member).map_or(0, |marks| marks.get(stream))).min();
+        let all = any.iter().map(|(stream, _)| {
+            let ours = ours.get(stream);
+            (stream, least(stream).map_or(ours, |least| least.min(ours)))
+        });
+        Covered(Coverage { all: all.collect(), any })
     }
 }

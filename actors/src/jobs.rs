@@ -2,6 +2,7 @@
 
 use futures::channel::oneshot;
 use starling_schema::change::{Batch, Write};
+use starling_schema::ids::{ModelId, RecordId};
 use starling_schema::stream::{Stream, Watermarks};
 use starling_schema::wire::SnapshotResponse;
 
@@ -21,6 +22,7 @@ pub(crate) enum Job {
     Keep(Vec<Note>, Reply<Result<(), StoreError>>),
     Prune(Vec<(Stream, u64)>, Reply<Result<usize, StoreError>>),
     Mend(Repair, Reply<Result<u64, StoreError>>),
+    Purge(Vec<(ModelId, RecordId)>, Reply<Result<u64, StoreError>>),
     Flush,
 }
 
@@ -29,7 +31,7 @@ impl Job {
     pub(crate) fn sync(&self) -> Sync {
         match self {
             Self::Commit(..) | Self::Keep(..) | Self::Flush => Sync::Full,
-            Self::Apply(..) | Self::Snapshot(..) | Self::Prune(..) | Self::Mend(..) => Sync::Normal,
+            Self::Apply(..) | Self::Snapshot(..) | Self::Prune(..) | Self::Mend(..) | Self::Purge(..) => Sync::Normal,
         }
     }
 }
@@ -112,6 +114,10 @@ async fn step(
             let result = engine.mend(repair, effects).await;
             settle(reply, result, answers)
         }
+        Job::Purge(records, reply) => {
+            let result = engine.purge(records).await;
+            settle(reply, result, answers)
+        }
         Job::Flush => {
             engine.reach(Point::BeforeFlush);
             engine.release(effects).await
@@ -146,7 +152,7 @@ fn refusal(job: Job) -> Answer {
         Job::Apply(_, _, reply) => answer(reply, move |committed| Err(failed(committed))),
         Job::Snapshot(_, _, reply) | Job::Keep(_, reply) => answer(reply, move |committed| Err(failed(committed))),
         Job::Prune(_, reply) => answer(reply, move |committed| Err(failed(committed))),
-        Job::Mend(_, reply) => answer(reply, move |committed| Err(failed(committed))),
+        Job::Mend(_, reply) | Job::Purge(_, reply) => answer(reply, move |committed| Err(failed(committed))),
         Job::Flush => Box::new(|_| ()),
     }
 }

@@ -10,6 +10,7 @@ use starling_schema::stream::{Stream, Watermarks};
 use crate::address_book::{AddressBook, BOOK_SETTING};
 use crate::environment::Environment;
 use crate::identity::Identity;
+use crate::pausing::PAUSED_SETTING;
 use crate::peer::{ChangeLibrary, PeerOptions, StartError, store_error};
 use crate::proto::membership::Membership;
 use crate::proto::pairing::{IssuedTicket, Tickets};
@@ -34,6 +35,7 @@ pub(crate) struct Stored {
     pub(crate) beacons: Vec<(starling_schema::signed::Signed, u64)>,
     pub(crate) retries: (Vec<ledger::StoredRetry>, Vec<ledger::StoredLetter>),
     pub(crate) device_name: Option<String>,
+    pub(crate) paused: bool,
 }
 
 /// Reads what the actors start from; founds a library in a new database.
@@ -83,6 +85,7 @@ pub(crate) fn read_stored(
         beacons: ledger::beacons(c).map_err(store_error)?,
         retries: (ledger::retries(c).map_err(store_error)?, ledger::dead_letters(c).map_err(store_error)?),
         device_name: own.and_then(|device| device.name).or(named),
+        paused: ledger::setting(c, PAUSED_SETTING).map_err(store_error)? == Some(vec![1]),
     })
 }
 

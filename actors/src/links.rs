@@ -12,6 +12,7 @@ use crate::environment::Environment;
 use crate::events::Events;
 use crate::heartbeats::Heartbeats;
 use crate::network::NetworkAddress;
+use crate::purger::Purger;
 use crate::reader::Readers;
 use crate::retry_queue::RetryQueue;
 use crate::transactions::Transactions;
@@ -31,6 +32,7 @@ pub(crate) struct Links {
     pub(crate) heartbeats: Addr<Heartbeats>,
     pub(crate) events: Addr<Events>,
     pub(crate) auditor: Addr<Auditor>,
+    pub(crate) purger: Addr<Purger>,
     pub(crate) counters: Counters,
 }
 

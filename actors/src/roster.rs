@@ -46,16 +46,24 @@ pub(crate) struct Roster {
     pub(crate) membership: Membership,
     pub(crate) tickets: Tickets,
     pub(crate) book: AddressBook,
-    connected: BTreeMap<DeviceId, (DeviceKey, String)>,
+    pub(crate) connected: BTreeMap<DeviceId, (DeviceKey, String)>,
     sessions: BTreeMap<DeviceId, Addr<Session>>,
     serial: u64,
     guest: Option<DeviceKey>,
     admitted: Option<Admit>,
     next_dial: Alarm,
+    /// Whether nothing is exchanged with anybody.
+    pub(crate) paused: bool,
 }
 
 impl Roster {
-    pub(crate) fn new(secret: DeviceSecret, membership: Membership, tickets: Tickets, book: AddressBook) -> Self {
+    pub(crate) fn new(
+        secret: DeviceSecret,
+        membership: Membership,
+        tickets: Tickets,
+        book: AddressBook,
+        paused: bool,
+    ) -> Self {
         Self {
             secret,
             links: None,
@@ -68,31 +76,35 @@ impl Roster {
             guest: None,
             admitted: None,
             next_dial: Alarm::default(),
+            paused,
         }
     }
 
     /// Tells the network who may connect, when that changed, and opens and closes sessions accordingly.
     pub(crate) fn admit(&mut self, ctx: &mut Context<Self>) {
         let Some(links) = self.links.clone() else { return };
-        let others = self.membership.members().iter().filter(|(device, _)| **device != links.device);
+        let others = self.membership.members().iter().filter(|(device, _)| **device != links.device && !self.paused);
         let admit = Admit {
             members: others.map(|(_, member)| member.key).collect(),
             guests: self.guest.into_iter().collect(),
-            strangers: self.tickets.is_open(links.environment.wall_ms()),
+            strangers: !self.paused && self.tickets.is_open(links.environment.wall_ms()),
         };
         if self.admitted.as_ref() != Some(&admit) {
             let told = links.network.admit.try_send(admit.clone()).is_ok();
             self.admitted = told.then_some(admit);
         }
         let gone: Vec<DeviceId> =
-            self.sessions.keys().filter(|peer| !self.membership.is_member(**peer)).copied().collect();
+            self.sessions.keys().filter(|peer| self.paused || !self.membership.is_member(**peer)).copied().collect();
         for peer in gone {
             self.close(peer);
             if let Some((key, _)) = self.connected.get(&peer)
                 && links.network.disconnect.try_send(Disconnect(*key)).is_err()
             {
-                tracing::warn!(%peer, "a removed device could not be disconnected yet");
+                tracing::warn!(%peer, "a device could not be disconnected yet");
             }
+        }
+        if self.paused {
+            return;
         }
         let new: Vec<DeviceKey> = self
             .connected
@@ -163,7 +175,7 @@ impl Roster {
             Ok(envelope) => envelope,
             Err(error) => return self.reject(device, &error),
         };
-        if !self.membership.is_member(device) {
+        if self.paused || !self.membership.is_member(device) {
             return Spread::Ignore;
         }
         if envelope.library != links.library || envelope.device != device {
@@ -205,6 +217,7 @@ impl Roster {
             return;
         }
         let asked = match SyncEnvelope::decode(&bytes).map(|envelope| envelope.payload) {
+            Ok(_) if self.paused => Err(refusal(RefusalKind::Busy, &"syncing is paused here")),
             Ok(SyncPayload::JoinRequest(request)) => Ok(request),
             Ok(_) => Err(refusal(RefusalKind::NotAMember, &format!("device {} is not a member here", peer.device()))),
             Err(error @ starling_schema::wire::WireError::Version { .. }) => Err(refusal(RefusalKind::Version, &error)),
@@ -236,9 +249,12 @@ impl Roster {
     }
 
     /// Dials members that are not connected and due for another try.
-    fn dial(&mut self, ctx: &mut Context<Self>) {
+    pub(crate) fn dial(&mut self, ctx: &mut Context<Self>) {
         let Some(links) = self.links.clone() else { return };
         self.admit(ctx);
+        if self.paused {
+            return;
+        }
         let now_ms = links.environment.uptime_ms();
         for (peer, key) in self.away(links.device) {
             let Some(addresses) = self.book.due(peer, now_ms, links.environment.fraction()) else { continue };
@@ -262,7 +278,8 @@ impl Roster {
     /// Sees to it that the next dial is made when it is due, and that who may connect is looked at again in time.
     fn arm(&mut self, ctx: &mut Context<Self>) {
         let Some(links) = &self.links else { return };
-        let dial_ms = self.away(links.device).iter().filter_map(|(peer, _)| self.book.next_due(*peer)).min();
+        let away = if self.paused { Vec::new() } else { self.away(links.device) };
+        let dial_ms = away.iter().filter_map(|(peer, _)| self.book.next_due(*peer)).min();
         let is_changing = self.admitted.is_none() || self.tickets.is_open(links.environment.wall_ms());
         let look_ms = is_changing.then(|| links.environment.uptime_ms() + LOOK_AGAIN_MS);
         let next_ms = dial_ms.into_iter().chain(look_ms).min();
@@ -474,6 +491,7 @@ pub(crate) struct RosterReport {
     pub(crate) sessions: BTreeMap<DeviceId, Addr<Session>>,
     pub(crate) connected: BTreeMap<DeviceId, String>,
     pub(crate) listen: Vec<String>,
+    pub(crate) paused: bool,
 }
 
 impl Handler<AskRoster> for Roster {
@@ -485,6 +503,7 @@ impl Handler<AskRoster> for Roster {
             sessions: self.sessions.clone(),
             connected: self.connected.iter().map(|(peer, (_, address))| (*peer, address.clone())).collect(),
             listen: self.book.own(),
+            paused: self.paused,
         }
     }
 }

@@ -39,7 +39,7 @@ pub(crate) async fn status(handle: &PeerHandle) -> Result<Status, QueryError> {
     let counted = handle.query(move |c| Ok((pages::counts(c, &Tables::new(&registry))?, ledger::log_len(c)?)));
     let (counts, entries) = counted.await?;
     let peers = peers(links.device, &roster, &reports, &acks, &progress);
-    let state = state(&progress, &peers);
+    let state = if roster.paused { LibraryState::Paused } else { state(&progress, &peers) };
     let queues = Queues {
         retry: retries.waiting,
         dead_letters: retries.letters.len() as u64,

@@ -81,6 +81,14 @@ pub enum CommitError {
         /// Which record.
         record: RecordId,
     },
+    /// The record was deleted so long ago that its fields are gone.
+    #[error("{model} {record} was deleted so long ago that nothing of it is left to restore")]
+    Purged {
+        /// The model's name.
+        model: String,
+        /// Which record.
+        record: RecordId,
+    },
     /// More shared changes than one commit may hold.
     #[error("{changes} changes of shared data are more than one commit holds: split it")]
     TooLarge {
@@ -392,6 +400,19 @@ impl Handler<Prune> for Transactions {
 
     fn handle(&mut self, Prune(bounds): Prune, ctx: &mut Self::Context) -> Self::Result {
         self.enqueue(ctx, Err(busy()), Err(stopped()), |reply| Job::Prune(bounds, reply))
+    }
+}
+
+/// Let go of what is left of deleted records; answered with how many there were.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<u64, StoreError>")]
+pub(crate) struct Purge(pub(crate) Vec<(ModelId, RecordId)>);
+
+impl Handler<Purge> for Transactions {
+    type Result = ResponseFuture<Result<u64, StoreError>>;
+
+    fn handle(&mut self, Purge(records): Purge, ctx: &mut Self::Context) -> Self::Result {
+        self.enqueue(ctx, Err(busy()), Err(stopped()), |reply| Job::Purge(records, reply))
     }
 }
 

@@ -23,6 +23,7 @@ use crate::library_file::{Stored, host_name, read_stored};
 use crate::links::{Halt, Links};
 use crate::network::{self, Network, NetworkAddress, NetworkEvent, NetworkOptions};
 use crate::peer::{NetworkChoice, PeerOptions, StartError, store_error};
+use crate::purger::{Clear, Purger};
 use crate::reader::{Reader, Readers};
 use crate::retry_queue::RetryQueue;
 use crate::roster::{Roster, Wire};
@@ -107,7 +108,8 @@ impl Protocol {
         };
         let heartbeats = Heartbeats::start_in_arbiter(thread, move |_| Heartbeats::new(start));
         let (secret, membership, tickets, book) = (secret.clone(), stored.membership, stored.tickets, stored.book);
-        let roster = Roster::start_in_arbiter(thread, move |_| Roster::new(secret, membership, tickets, book));
+        let paused = stored.paused;
+        let roster = Roster::start_in_arbiter(thread, move |_| Roster::new(secret, membership, tickets, book, paused));
         Self { buffer, retry, heartbeats, roster }
     }
 
@@ -170,6 +172,7 @@ impl Tree {
             heartbeats,
             events,
             auditor: Auditor::start_in_arbiter(&threads.protocol, |_| Auditor::default()),
+            purger: Purger::start_in_arbiter(&threads.protocol, |_| Purger::default()),
             counters,
         };
         let tree = Self { links, roster, libp2p, readers };
@@ -192,6 +195,7 @@ impl Tree {
         heartbeats.send(PublishTo(network.publish.clone())).await.map_err(store_error)?;
         self.roster.send(Wire(self.links.clone())).await.map_err(store_error)?;
         self.links.auditor.send(Begin(self.links.clone(), self.roster.clone())).await.map_err(store_error)?;
+        self.links.purger.send(Clear(self.links.clone())).await.map_err(store_error)?;
         let mut own = Device::new(device.record());
         own.name = Some(options.name.clone().or(known_name).unwrap_or_else(host_name));
         own.os = Some(std::env::consts::OS.to_owned());
@@ -212,8 +216,8 @@ impl Tree {
         {
             tracing::debug!("the network had stopped already");
         }
-        if self.links.auditor.send(Halt).await.is_err() {
-            tracing::debug!("the auditor had stopped already");
+        if self.links.auditor.send(Halt).await.is_err() || self.links.purger.send(Halt).await.is_err() {
+            tracing::debug!("the auditor or the purger had stopped already");
         }
         let Links { buffer, retry, heartbeats, transactions, .. } = self.links.clone();
         Protocol { buffer, retry, heartbeats, roster: self.roster.clone() }.halt().await;

@@ -137,6 +137,16 @@ pub(crate) enum Command {
     Digest,
     /// Print the whole library, one item a line
     Dump,
+    /// Check that this device's database is sound, and that a connected device holds the same
+    Verify {
+        /// The device to compare with: its name or id
+        #[arg(long, value_name = "DEVICE")]
+        with: Option<String>,
+    },
+    /// Stop syncing until `resume`, also after a restart; reading and writing here go on
+    Pause,
+    /// Sync again
+    Resume,
     /// List what lost against a concurrent edit, and bring it back
     #[command(subcommand)]
     Conflicts(ConflictsCommand),

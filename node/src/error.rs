@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use starling::{CommitError, JoinError, MemberError, QueryError, StartError};
+use starling::{CommitError, JoinError, MemberError, QueryError, StartError, StoreError};
 
 /// What sort of failure it is; scripts tell failures apart by it and by the exit code that follows from it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -130,7 +130,7 @@ impl From<CommitError> for CliError {
         let message = error.to_string();
         match error {
             CommitError::Refused { .. } | CommitError::TooLarge { .. } => Self::new(ErrorKind::Invalid, message),
-            CommitError::Deleted { .. } => Self::new(ErrorKind::Deleted, message),
+            CommitError::Deleted { .. } | CommitError::Purged { .. } => Self::new(ErrorKind::Deleted, message),
             CommitError::Behind { .. } => {
                 Self::new(ErrorKind::Storage, message).hint("run `starling status` to see when they are back")
             }
@@ -140,6 +140,12 @@ impl From<CommitError> for CliError {
             }
             _ => Self::new(ErrorKind::Failed, message),
         }
+    }
+}
+
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        Self::new(ErrorKind::Storage, error.to_string())
     }
 }
 

@@ -71,6 +71,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    /// Deleted shared records that still have their fields.
+    remains (model, record) {
+        model -> Integer,
+        record -> Binary,
+        deleted_at_ms -> BigInt,
+    }
+}
+
+diesel::table! {
     /// Shared changes with a stamp from too far in the future, and what follows them in their streams.
     parked (origin, seq) {
         origin -> Binary,

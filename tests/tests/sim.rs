@@ -22,8 +22,12 @@ mod log;
 mod membership;
 #[path = "sim/orders.rs"]
 mod orders;
+#[path = "sim/pausing.rs"]
+mod pausing;
 #[path = "sim/payloads.rs"]
 mod payloads;
+#[path = "sim/purge.rs"]
+mod purge;
 #[path = "sim/reference.rs"]
 mod reference;
 #[path = "sim/retry.rs"]

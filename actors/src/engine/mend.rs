@@ -1,12 +1,13 @@
-//! Repairs: records that silently came to differ from a peer's become equal again.
+//! Upkeep of records: those that silently came to differ from a peer's become equal again, and what is left of those
+//! deleted long ago goes.
 
 use std::collections::BTreeMap;
 
 use starling_schema::change::{SharedItem, StateRow};
-use starling_schema::ids::{DeviceId, ModelId};
+use starling_schema::ids::{DeviceId, ModelId, RecordId};
 use starling_schema::stream::Stream;
 
-use crate::applier::{ApplyItems, Replace};
+use crate::applier::{ApplyItems, PurgeRecords, Replace};
 use crate::comparison::Repair;
 use crate::proto::clock::is_within_drift;
 use crate::transactions::StoreError;
@@ -27,6 +28,19 @@ impl Engine {
             }
         }
         Ok((effects.changed.len() - before) as u64)
+    }
+
+    /// Lets go of what is left of records that were deleted long ago. Says how many.
+    pub(crate) async fn purge(&mut self, records: Vec<(ModelId, RecordId)>) -> Result<u64, StoreError> {
+        let mut by_model: BTreeMap<ModelId, Vec<RecordId>> = BTreeMap::new();
+        for (model, record) in records {
+            by_model.entry(model).or_default().push(record);
+        }
+        let mut purged = 0;
+        for (model, records) in by_model {
+            purged += self.applier(model, true).send(PurgeRecords(records)).await??;
+        }
+        Ok(purged)
     }
 
     async fn join_items(&mut self, items: Vec<SharedItem>, effects: &mut Effects) -> Result<(), StoreError> {

@@ -8,5 +8,6 @@ pub mod heartbeat;
 pub mod membership;
 pub mod merge;
 pub mod pairing;
+pub mod purge;
 pub mod retry;
 pub mod snapshots;

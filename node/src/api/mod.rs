@@ -77,6 +77,8 @@ call!("/v1/devices/remove", DeviceRemove { device: String } -> DeviceRow);
 call!("/v1/invite", InviteCall { expires_ms: u64 } -> Ticket);
 call!("/v1/join", JoinCall { ticket: String, merge: bool } -> JoinedReply);
 call!("/v1/digest", DigestCall {} -> Digest);
+call!("/v1/verify", VerifyCall { with: Option<String> } -> Verified);
+call!("/v1/pause", PauseCall { paused: bool } -> Paused);
 call!("/v1/locations", LocationsCall {} -> Locations);
 call!("/v1/locations/remove", LocationRemove { location: TargetText } -> LocationRow);
 call!("/v1/find", FindCall {

@@ -117,6 +117,28 @@ pub(crate) struct Digest {
     pub(crate) models: BTreeMap<String, String>,
 }
 
+/// Whether all is as it must be.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Verified {
+    pub(crate) ok: bool,
+    pub(crate) differences: Vec<Difference>,
+}
+
+/// Something that is not as it must be.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Difference {
+    /// None when it is about the file as a whole.
+    pub(crate) model: Option<String>,
+    pub(crate) id: Option<RecordId>,
+    pub(crate) problem: String,
+}
+
+/// Whether syncing is paused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Paused {
+    pub(crate) paused: bool,
+}
+
 /// Indexed folders.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Locations {

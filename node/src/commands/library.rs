@@ -4,9 +4,10 @@ use serde_json::{Map, Value};
 
 use super::Session;
 use crate::api::{
-    ConflictRestore, ConflictRow, ConflictShow, ConflictsCall, DigestCall, Document, DumpStream, EventRow, EventsStream,
+    ConflictRestore, ConflictRow, ConflictShow, ConflictsCall, DigestCall, Document, DumpStream, EventRow,
+    EventsStream, PauseCall, VerifyCall,
 };
-use crate::error::CliError;
+use crate::error::{CliError, ErrorKind};
 use crate::output::{time_of, visible};
 
 /// Prints the digest.
@@ -16,6 +17,31 @@ pub(crate) async fn digest(session: &Session) -> Result<(), CliError> {
         let models = digest.models.iter().map(|(model, hash)| format!("{hash}  {model}"));
         std::iter::once(format!("{}  all", digest.all)).chain(models).collect::<Vec<_>>().join("\n")
     })
+}
+
+/// Prints what is not as it must be; that there is anything is a failure.
+pub(crate) async fn verify(session: &Session, with: Option<String>) -> Result<(), CliError> {
+    let verified = session.peer.call(&VerifyCall { with }).await?;
+    session.output.reply(&verified, |verified| {
+        let lines = verified.differences.iter().map(|difference| {
+            let record = difference.model.iter().cloned().chain(difference.id.map(|id| id.to_string()));
+            let what: Vec<String> = record.collect();
+            format!("{}: {}", if what.is_empty() { "database".to_owned() } else { what.join(" ") }, difference.problem)
+        });
+        let well = verified.ok.then(|| "all is as it must be".to_owned());
+        lines.chain(well).collect::<Vec<_>>().join("\n")
+    })?;
+    if verified.ok {
+        return Ok(());
+    }
+    let message = format!("{} things are not as they must be", verified.differences.len());
+    Err(CliError::new(ErrorKind::Failed, message).hint("what differs from a connected device is repaired by itself"))
+}
+
+/// Stops syncing, or goes on.
+pub(crate) async fn pause(session: &Session, paused: bool) -> Result<(), CliError> {
+    let reply = session.peer.call(&PauseCall { paused }).await?;
+    session.output.reply(&reply, |reply| if reply.paused { "paused" } else { "syncing" }.to_owned())
 }
 
 /// Prints the canonical dump as it comes; with `--json` its items become documents like all others.

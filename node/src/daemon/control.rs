@@ -11,11 +11,12 @@ use crate::api::{
     Annotate, Call, Collect, CollectionDelete, CollectionEdit, CollectionNew, CollectionRestore, CollectionsCall,
     ConflictRestore, ConflictShow, ConflictsCall, DeviceRemove, DeviceRename, DevicesCall, Digest, DigestCall,
     Document, FindCall, InviteCall, JoinCall, JoinedReply, LibraryName, LocationRemove, LocationRow, Locations,
-    LocationsCall, ShowCall, StatusCall, TagAssign, TagDelete, TagEdit, TagNest, TagNew, TagRestore, TagsCall, Ticket,
+    LocationsCall, PauseCall, Paused, ShowCall, StatusCall, TagAssign, TagDelete, TagEdit, TagNest, TagNew, TagRestore,
+    TagsCall, Ticket, VerifyCall,
 };
 use crate::data_directory::{DataDirectory, SocketFiles};
 use crate::error::{CliError, ErrorDocument, ErrorKind};
-use crate::library::{collections, conflicts, devices, find, locations, metadata, read, show, tags, targets};
+use crate::library::{collections, conflicts, devices, find, locations, metadata, read, show, tags, targets, verify};
 
 /// The largest request: thousands of targets in one command.
 const REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -75,6 +76,15 @@ fn routes(config: &mut web::ServiceConfig) {
         let registry = node.peer.registry().clone();
         let (all, models) = node.peer.query(move |c| starling::canonical::digest(c, &registry)).await?;
         Ok(Digest { all, models })
+    });
+    answer(config, async |node: Node, call: VerifyCall| verify::verify(&node.peer, call.with.as_deref()).await);
+    answer(config, async |node: Node, PauseCall { paused }| {
+        if paused {
+            node.peer.pause().await?
+        } else {
+            node.peer.resume().await?
+        }
+        Ok(Paused { paused })
     });
     answer(config, async |node: Node, LocationsCall {}| {
         let locations = read(&node.peer, locations::all).await?;

@@ -202,6 +202,8 @@ fn row(event: Event) -> EventRow {
             row.remote = Some(remote);
             row.records = Some(named(records));
         }
+        EventKind::Paused => "paused".clone_into(&mut row.kind),
+        EventKind::Resumed => "resumed".clone_into(&mut row.kind),
         EventKind::Differing { peer, records, truncated } => {
             "differing".clone_into(&mut row.kind);
             row.device = Some(peer);

@@ -66,14 +66,18 @@ pub(crate) async fn rename(peer: &PeerHandle, name: &str) -> Result<DeviceRow, C
 
 /// Removes the member of that name or id.
 pub(crate) async fn remove(peer: &PeerHandle, text: &str) -> Result<DeviceRow, CliError> {
+    let device = named(peer, text).await?;
+    peer.remove_device(device.id).await?;
+    Ok(device)
+}
+
+/// The member of that name or id.
+pub(crate) async fn named(peer: &PeerHandle, text: &str) -> Result<DeviceRow, CliError> {
     let devices = all(peer).await?.devices;
     let mut named: Vec<DeviceRow> =
         devices.into_iter().filter(|row| row.name == text || row.id.to_string() == text).collect();
     match (named.pop(), named.is_empty()) {
-        (Some(device), true) => {
-            peer.remove_device(device.id).await?;
-            Ok(device)
-        }
+        (Some(device), true) => Ok(device),
         (Some(_), false) => Err(CliError::new(ErrorKind::Ambiguous, format!("{text} is the name of several devices"))
             .hint("use the id: `starling devices ls` shows it")),
         (None, _) => Err(CliError::new(ErrorKind::NotFound, format!("no device of this library is called {text}"))

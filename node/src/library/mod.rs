@@ -13,6 +13,7 @@ pub(crate) mod paths;
 pub(crate) mod show;
 pub(crate) mod tags;
 pub(crate) mod targets;
+pub(crate) mod verify;
 
 use diesel::sqlite::SqliteConnection;
 use starling::PeerHandle;

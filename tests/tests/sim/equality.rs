@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel::sql_types::Binary;
-use starling::EventKind;
+use starling::{EventKind, Finding, VerifyError};
 use starling_schema::codec;
 use starling_schema::ids::RecordId;
 use starling_schema::models::{Entry, Tag};
@@ -180,5 +180,37 @@ fn under_busy_traffic_and_snapshots_nothing_is_suspected() {
         let (compared, differing, repaired) = counted(&nodes.iter().collect::<Vec<_>>()).await;
         assert_eq!((differing, repaired), (0, 0));
         assert!(compared > 10_000, "{compared}");
+    });
+}
+
+#[test]
+fn verifying_names_what_differs_from_a_peer_and_what_the_file_itself_has_wrong() {
+    Cluster::run(1305, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        let (tags, file) = (a.add_tags(600).await, a.add_file().await);
+        cluster.settle(SOON).await;
+        assert_eq!(b.peer().verify().await.unwrap(), []);
+        assert_eq!(b.peer().verify_with(a.id()).await.unwrap(), []);
+        b.stop().await;
+        assert!(matches!(a.peer().verify_with(b.key().device()).await, Err(VerifyError::NotConnected(_))));
+        let mut disk = Damaged::of(&b);
+        disk.run("UPDATE tag SET name = name || 'z' WHERE id = ?", tags[3]);
+        disk.run("UPDATE tag SET alive = 0 WHERE id = ?", tags[4]);
+        disk.run("DELETE FROM entry WHERE id = ?", file);
+        drop(disk);
+        b.start().await;
+        cluster.pass(SOON).await;
+        let found = |findings: Vec<Finding>| -> Vec<(String, Option<RecordId>)> {
+            findings.into_iter().map(|finding| (finding.problem, finding.record)).collect()
+        };
+        assert_eq!(
+            found(b.peer().verify().await.unwrap()),
+            [("its mark of deletion is not what its stamps say".to_owned(), Some(tags[4]))]
+        );
+        assert_eq!(
+            found(b.peer().verify_with(a.id()).await.unwrap()),
+            [("it is there and not here".to_owned(), Some(file)), ("it differs".to_owned(), Some(tags[3]))]
+        );
+        until_equal(cluster).await;
     });
 }

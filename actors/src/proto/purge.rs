@@ -1,0 +1,115 @@
+//! When what is left of deleted shared records may go: once no counted member can still say anything about them that
+//! was written before it knew of the delete.
+
+use starling_schema::ids::{ModelId, RecordId};
+use starling_schema::stream::Watermarks;
+
+/// How long a deleted record can be restored, in milliseconds: 30 days, as long as most bins are kept.
+pub const UNDELETE_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+
+/// The most records of one round: a transaction of some ten milliseconds.
+pub const BATCH_MAX: usize = 256;
+
+/// How far the members that count durably are.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Coverage {
+    /// What every one of them has.
+    pub all: Watermarks,
+    /// What any of them has.
+    pub any: Watermarks,
+}
+
+/// Deleted records on their way out.
+///
+/// A round waits twice. First until every member has the deletes; what each has written by then, not knowing of them,
+/// is within what it says that it has. Then until every member has that too: after this, nothing older than a delete
+/// can come from a member that counts.
+#[derive(Clone, Debug, Default)]
+pub struct PurgeRound {
+    waiting: Option<Waiting>,
+}
+
+#[derive(Clone, Debug)]
+struct Waiting {
+    records: Vec<(ModelId, RecordId)>,
+    until: Watermarks,
+    all_know: bool,
+}
+
+impl PurgeRound {
+    /// Whether a round can begin.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_none()
+    }
+
+    /// Begins a round with records that were found deleted long ago, after which `coverage` was asked for.
+    pub fn begin(&mut self, records: Vec<(ModelId, RecordId)>, coverage: Coverage) {
+        if !records.is_empty() {
+            self.waiting = Some(Waiting { records, until: coverage.any, all_know: false });
+        }
+    }
+
+    /// The members moved: gives the records that may go now.
+    pub fn moved(&mut self, coverage: Coverage) -> Vec<(ModelId, RecordId)> {
+        let Some(waiting) = self.waiting.as_mut().filter(|waiting| coverage.all.covers(&waiting.until)) else {
+            return Vec::new();
+        };
+        if waiting.all_know {
+            return self.waiting.take().map(|waiting| waiting.records).unwrap_or_default();
+        }
+        waiting.all_know = true;
+        waiting.until = coverage.any;
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use starling_schema::ids::DeviceId;
+    use starling_schema::stream::Stream;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn stream(device: u128) -> Stream {
+        Stream::shared(DeviceId(Uuid::from_u128(device)))
+    }
+
+    fn coverage(all: &[(u128, u64)], any: &[(u128, u64)]) -> Coverage {
+        let of = |marks: &[(u128, u64)]| marks.iter().map(|(device, through)| (stream(*device), *through)).collect();
+        Coverage { all: of(all), any: of(any) }
+    }
+
+    fn record() -> (ModelId, RecordId) {
+        (5, RecordId::MIN)
+    }
+
+    #[test]
+    fn nothing_goes_while_a_member_lacks_the_delete() {
+        let mut round = PurgeRound::default();
+        round.begin(vec![record()], coverage(&[(1, 3)], &[(1, 9)]));
+        for through in 3..9 {
+            assert_eq!(round.moved(coverage(&[(1, through)], &[(1, 9)])), []);
+        }
+        assert!(!round.is_idle());
+    }
+
+    #[test]
+    fn what_a_member_wrote_before_it_knew_is_waited_for_by_all() {
+        let mut round = PurgeRound::default();
+        round.begin(vec![record()], coverage(&[(1, 9)], &[(1, 9)]));
+        assert_eq!(round.moved(coverage(&[(1, 9), (2, 4)], &[(1, 9), (2, 5)])), []);
+        assert_eq!(round.moved(coverage(&[(1, 9), (2, 4)], &[(1, 9), (2, 6)])), []);
+        assert_eq!(round.moved(coverage(&[(1, 9), (2, 5)], &[(1, 9), (2, 6)])), [record()]);
+        assert!(round.is_idle());
+    }
+
+    #[test]
+    fn a_round_without_records_is_none() {
+        let mut round = PurgeRound::default();
+        round.begin(Vec::new(), coverage(&[], &[]));
+        assert!(round.is_idle());
+        assert_eq!(round.moved(coverage(&[], &[])), []);
+    }
+}
