@@ -14,4 +14,5 @@ pub mod bench;
 pub mod check;
 pub mod process;
 pub mod reference;
+pub mod rig;
 pub mod sim;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use starling_tests::bench;
+use starling_tests::{bench, rig};
 
 /// Puts Starling under load and measures it.
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ struct Cli {
 enum Command {
     /// Run one benchmark with its reference beside it
     Bench(bench::Arguments),
+    /// Run simulated clusters under random work and trouble, from seeds
+    Sim(rig::Arguments),
     /// A peer that a benchmark drives through its standard input
     #[command(hide = true)]
     BenchPeer(bench::PeerArguments),
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         .init();
     let done = match cli.command {
         Command::Bench(arguments) => bench::run(&arguments, cli.json),
+        Command::Sim(arguments) => rig::command(&arguments, cli.json),
         Command::BenchPeer(arguments) => bench::serve_peer(&arguments),
     };
     match done {

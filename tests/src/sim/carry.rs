@@ -10,7 +10,7 @@ use starling_schema::key::DeviceKey;
 use starling_schema::wire::{GOSSIP_BYTES_MAX, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
 
 use super::connection::pair;
-use super::network::{Asking, SimNetwork};
+use super::network::{Asking, Attached, SimNetwork};
 use super::parcel::{Content, Due, GossipId, Parcel};
 use super::port::NodeNo;
 
@@ -73,6 +73,7 @@ impl SimNetwork {
             tally.oversized += 1;
             return;
         }
+        self.promises.broadcast(&bytes);
         let Some(source) = self.nodes.get(&from).map(|node| node.key) else { return };
         let id: GossipId = *blake3::Hasher::new().update(&source.0).update(&bytes).finalize().as_bytes();
         if self.conditions.gossip && self.is_news(from, id) {
@@ -133,7 +134,7 @@ impl SimNetwork {
         let (verdict, judged) = oneshot::channel();
         self.tell(at, NetworkEvent::Gossip { source, bytes: bytes.to_vec(), verdict }, ctx);
         ctx.spawn(judged.into_actor(self).map(move |verdict, network, ctx| {
-            if verdict == Ok(Verdict::Accept) {
+            if verdict == Ok(Verdict::Accept) && network.nodes.get(&at).is_some_and(|node| !node.is_dead()) {
                 network.spread(at, Some(relay), source, id, &bytes, ctx);
             }
         }));
@@ -151,7 +152,7 @@ impl SimNetwork {
         let Some((to, connection)) = to.and_then(|to| Some((to, self.connections.get(&pair(from, to))?.id))) else {
             return drop(reply.send(Err(NetworkError::NotConnected)));
         };
-        self.tally(from).request(&bytes);
+        self.tallies.entry(from).or_default().request(&bytes, &mut self.promises);
         if bytes.len() > REQUEST_BYTES_MAX {
             self.tally(from).oversized += 1;
             return drop(reply.send(Err(NetworkError::TooLarge)));
@@ -181,7 +182,7 @@ impl SimNetwork {
         let (reply, answered) = oneshot::channel();
         self.tell(at, NetworkEvent::Request { peer, bytes: bytes.to_vec(), reply }, ctx);
         ctx.spawn(answered.into_actor(self).map(move |answer, network, ctx| {
-            if copy {
+            if copy || network.nodes.get(&at).is_some_and(Attached::is_dead) {
                 return;
             }
             let outcome = network.answer(at, answer.ok());
@@ -193,6 +194,7 @@ impl SimNetwork {
     fn answer(&mut self, at: NodeNo, answer: Option<Vec<u8>>) -> Result<Rc<[u8]>, NetworkError> {
         let unanswered = || NetworkError::Failed("the other side did not answer".to_owned());
         let bytes = answer.ok_or_else(unanswered)?;
+        self.promises.answer(&bytes);
         let tally = self.tally(at);
         tally.response_bytes_max = tally.response_bytes_max.max(bytes.len());
         if bytes.len() > RESPONSE_BYTES_MAX {

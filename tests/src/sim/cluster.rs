@@ -8,6 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use super::node::scratch;
 use super::{Network, Node, Report};
 use crate::check;
 
@@ -29,6 +30,7 @@ pub struct Cluster {
     nodes: RefCell<Vec<Node>>,
     directory: TempDir,
     epoch: Instant,
+    skipped: Cell<Duration>,
 }
 
 impl Cluster {
@@ -39,6 +41,15 @@ impl Cluster {
     pub fn run<T>(seed: u64, scenario: impl AsyncFnOnce(&Self) -> T) -> T {
         let seed = std::env::var("SIM_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(seed);
         let _printed = PrintedOnPanic(seed);
+        Self::simulate(seed, async |cluster| {
+            let given = scenario(cluster).await;
+            cluster.end().await;
+            given
+        })
+    }
+
+    /// Runs a scenario on a fresh cluster under virtual time, and leaves all judgement to it.
+    pub fn simulate<T>(seed: u64, scenario: impl AsyncFnOnce(&Self) -> T) -> T {
         count_panics();
         log();
         let runtime = || {
@@ -47,16 +58,19 @@ impl Cluster {
         };
         actix::System::with_tokio_rt(runtime).block_on(async {
             let cluster = Self::new(seed);
-            let given = scenario(&cluster).await;
-            cluster.end().await;
-            given
+            scenario(&cluster).await
         })
     }
 
+    /// How many panics there were on this thread since the simulation began.
+    #[must_use]
+    pub fn panics() -> u64 {
+        PANICS.get()
+    }
+
     fn new(seed: u64) -> Self {
-        let directory = tempfile::Builder::new().prefix("starling-sim").tempdir().expect("a directory can be made");
-        let (network, nodes) = (Network::start(seed), RefCell::default());
-        Self { seed, network, nodes, directory, epoch: Instant::now() }
+        let (network, nodes, directory) = (Network::start(seed), RefCell::default(), scratch("starling-sim"));
+        Self { seed, network, nodes, directory, epoch: Instant::now(), skipped: Cell::default() }
     }
 
     async fn end(&self) {
@@ -89,11 +103,18 @@ impl Cluster {
 
     /// Starts a device with a library of its own.
     pub async fn device(&self, name: &str) -> Node {
+        let node = self.place(name);
+        node.start().await;
+        node
+    }
+
+    /// A device that was never started.
+    pub fn place(&self, name: &str) -> Node {
         let number = self.nodes.borrow().len();
         let data = self.directory.path().join(name);
         let node = Node::new(number, name, data, self.seed, self.epoch, self.network.clone());
+        node.shift_clock(self.skipped.get());
         self.nodes.borrow_mut().push(node.clone());
-        node.start().await;
         node
     }
 
@@ -193,6 +214,7 @@ impl Cluster {
     ///
     /// Timers do not notice. Days of virtual time with running devices would cost minutes of real time.
     pub fn skip(&self, time: Duration) {
+        self.skipped.set(self.skipped.get() + time);
         for node in self.nodes.borrow().iter() {
             node.shift_clock(time);
         }

@@ -90,7 +90,7 @@ impl FakeMember {
         let script = Arc::new(Mutex::new(script));
         let events = Ears(script.clone()).start().recipient();
         let number = FAKES_FROM + usize::from(seed);
-        let network = cluster.network().factory(number)(secret.public(), library, events);
+        let network = cluster.network().factory(number, Arc::default())(secret.public(), library, events);
         let fake = Self { number, script, network };
         fake.admit(Vec::new()).await;
         fake

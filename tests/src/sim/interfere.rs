@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use parking_lot::Mutex;
 use starling::rig::{Fault, Injector, Limit, Point, Timer};
 
-use super::node::{Backup, backup};
+use super::node::Backup;
 use super::{Network, NodeNo};
 
 /// What is planned for a device, and what came of it.
@@ -112,7 +112,7 @@ impl Injector for Interference {
             Some((at, before)) if at == point && before > 0 => plan.crash = Some((at, before - 1)),
             Some((at, _)) if at == point => {
                 plan.crash = None;
-                plan.image = Some(backup(&self.data));
+                plan.image = Some(Backup::of(&self.data));
                 self.silence(point);
             }
             _ => {}
@@ -120,7 +120,7 @@ impl Injector for Interference {
         match point {
             Point::BeforeCommit if plan.power.is_some() => plan.power = Some(self.log_hash()),
             Point::AfterCommit if plan.power.is_some_and(|before| before != self.log_hash()) => {
-                plan.synced = Some(backup(&self.data));
+                plan.synced = Some(Backup::of(&self.data));
             }
             _ => {}
         }

@@ -20,4 +20,4 @@ pub use interfere::Interference;
 pub use network::{Network, Report};
 pub use node::{Backup, Node};
 pub use port::NodeNo;
-pub use tally::Tally;
+pub use tally::{Promises, Tally};

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::dev::SendError;
@@ -15,15 +15,16 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use starling::NetworkFactory;
 use starling::network::{Admit, NetworkError, NetworkEvent};
-use starling_schema::ids::LibraryId;
+use starling_schema::ids::{DeviceId, LibraryId};
 use starling_schema::key::DeviceKey;
+use starling_schema::stream::Watermarks;
 use tokio::time::Instant;
 
 use super::conditions::Conditions;
 use super::connection::Connection;
 use super::parcel::{Agenda, Due, GossipId};
 use super::port::{Ask, Asked, Attachment, NodeNo, Port};
-use super::tally::{Tally, Trace};
+use super::tally::{Promises, Tally, Trace};
 
 /// Messages of all ports that wait: more than a cluster of any size here ever has.
 const MAILBOX: usize = 1 << 16;
@@ -39,6 +40,14 @@ pub(super) struct Attached {
     pub(super) backlog: VecDeque<NetworkEvent>,
     /// Broadcasts that it knows, and since when.
     pub(super) known: BTreeMap<GossipId, u64>,
+    /// Whether it crashed: what it still does is not said.
+    pub(super) dead: Arc<AtomicBool>,
+}
+
+impl Attached {
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
 }
 
 /// A request that waits for its answer.
@@ -58,6 +67,8 @@ pub(super) struct SimNetwork {
     pub(super) asking: BTreeMap<u64, Asking>,
     pub(super) tallies: BTreeMap<NodeNo, Tally>,
     pub(super) trace: Trace,
+    /// What each device said that it durably has, by library.
+    pub(super) promises: Promises,
     pub(super) last_id: u64,
     agenda: Agenda,
     wakes_at_ms: Option<u64>,
@@ -74,6 +85,7 @@ impl SimNetwork {
             asking: BTreeMap::new(),
             tallies: BTreeMap::new(),
             trace: Trace::default(),
+            promises: Promises::default(),
             last_id: 0,
             agenda: Agenda::default(),
             wakes_at_ms: None,
@@ -210,10 +222,10 @@ impl Handler<Asked> for SimNetwork {
     type Result = ();
 
     fn handle(&mut self, Asked { by, what }: Asked, ctx: &mut Self::Context) {
-        if let Ask::Attach { key, library, events } = what {
+        if let Ask::Attach { key, library, events, dead } = what {
             let admit = Admit { members: Vec::new(), guests: Vec::new(), strangers: false };
             let (life, backlog, known) = (by.life, VecDeque::new(), BTreeMap::new());
-            return self.attach(by, Attached { life, key, library, events, admit, backlog, known }, ctx);
+            return self.attach(by, Attached { life, key, library, events, admit, backlog, known, dead }, ctx);
         }
         if self.nodes.get(&by.node).is_none_or(|node| node.life != by.life) {
             return;
@@ -261,6 +273,8 @@ pub struct Report {
     pub tallies: BTreeMap<NodeNo, Tally>,
     /// Who is connected with whom, the lower number first.
     pub connections: BTreeSet<(NodeNo, NodeNo)>,
+    /// The highest number of each stream that each device said it durably has.
+    pub promises: Promises,
 }
 
 impl Report {
@@ -280,7 +294,25 @@ impl Handler<Look> for SimNetwork {
             events: self.trace.events,
             tallies: self.tallies.clone(),
             connections: self.connections.keys().copied().collect(),
+            promises: self.promises.clone(),
         }
+    }
+}
+
+/// Tell what a device promised.
+#[derive(Message)]
+#[rtype(result = "Promised")]
+struct AskPromised(LibraryId, DeviceId);
+
+/// What a device promised.
+#[derive(MessageResponse)]
+struct Promised(Watermarks);
+
+impl Handler<AskPromised> for SimNetwork {
+    type Result = Promised;
+
+    fn handle(&mut self, AskPromised(library, device): AskPromised, _: &mut Self::Context) -> Promised {
+        Promised(self.promises.of(library, device))
     }
 }
 
@@ -298,10 +330,10 @@ impl Network {
         Self { actor: SimNetwork::new(seed).start(), lives: Arc::default() }
     }
 
-    /// What a node is started with to be on this network under a number.
+    /// What a node is started with to be on this network under a number. Once `dead` is set it says nothing more.
     #[must_use]
-    pub fn factory(&self, node: NodeNo) -> NetworkFactory {
-        Port::factory(node, self.actor.clone(), self.lives.clone())
+    pub fn factory(&self, node: NodeNo, dead: Arc<AtomicBool>) -> NetworkFactory {
+        Port::factory(node, self.actor.clone(), self.lives.clone(), dead)
     }
 
     /// Changes what the links are like, from now on.
@@ -312,6 +344,11 @@ impl Network {
     /// The same in a moment, from where one cannot wait: after everything that the network was asked before.
     pub(super) fn change_soon(&self, change: impl FnOnce(&mut Conditions) + Send + 'static) {
         self.actor.try_send(Change(Box::new(change))).expect("the simulated network runs");
+    }
+
+    /// The highest numbers that a device said it durably has.
+    pub async fn promises(&self, library: LibraryId, device: DeviceId) -> Watermarks {
+        self.actor.send(AskPromised(library, device)).await.expect("the simulated network runs").0
     }
 
     /// What happened so far.

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use starling::environment::{Environment, WallClock};
+use starling::rig::Injector;
 use starling::status::Status;
-use starling::{Conflict, JoinError, NetworkChoice, PeerHandle, PeerOptions, Registry};
+use starling::{Conflict, JoinError, NetworkChoice, PeerHandle, PeerOptions, Registry, StartError};
 use starling_schema::ids::DeviceId;
 use starling_schema::key::{DeviceKey, DeviceSecret};
 use tempfile::TempDir;
@@ -28,7 +29,6 @@ const TICKET_TIME: Duration = Duration::from_mins(10);
 #[derive(Clone, Debug)]
 pub struct Node(Rc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     number: NodeNo,
     name: String,
@@ -40,18 +40,44 @@ struct Inner {
     network: Network,
     interference: Arc<Interference>,
     peer: RefCell<Option<PeerHandle>>,
+    injector: RefCell<Option<Arc<dyn Injector>>>,
+    dead: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("name", &self.name).field("data", &self.data).finish_non_exhaustive()
+    }
 }
 
 /// A copy of a device's data directory as it was.
 #[derive(Debug)]
 pub struct Backup(TempDir);
 
+impl Backup {
+    /// Copies a data directory as a crash at this instant would leave it.
+    #[must_use]
+    pub fn of(data: &Path) -> Self {
+        Self(copy_files(data))
+    }
+}
+
 impl Node {
     pub(super) fn new(number: NodeNo, name: &str, data: PathBuf, seed: u64, epoch: Instant, network: Network) -> Self {
-        let (skew_ms, starts, peer) = (Arc::default(), Cell::new(0), RefCell::new(None));
-        let interference = Arc::new(Interference::new(number, data.clone(), network.clone()));
-        let name = name.to_owned();
-        Self(Rc::new(Inner { number, name, data, seed, epoch, skew_ms, starts, network, interference, peer }))
+        Self(Rc::new(Inner {
+            number,
+            name: name.to_owned(),
+            interference: Arc::new(Interference::new(number, data.clone(), network.clone())),
+            data,
+            seed,
+            epoch,
+            skew_ms: Arc::default(),
+            starts: Cell::new(0),
+            network,
+            peer: RefCell::new(None),
+            injector: RefCell::new(None),
+            dead: Arc::default(),
+        }))
     }
 
     /// Its number on the network.
@@ -104,6 +130,18 @@ impl Node {
         self.0.peer.borrow().clone().unwrap_or_else(|| panic!("{} does not run", self.0.name))
     }
 
+    /// Has somebody interfere with the peer from its next start on.
+    pub fn interfere(&self, injector: Arc<dyn Injector>) {
+        *self.0.injector.borrow_mut() = Some(injector);
+    }
+
+    /// Set it, and what the peer says from that instant on reaches nobody, as if it had crashed; its next start clears
+    /// it.
+    #[must_use]
+    pub fn dead(&self) -> Arc<AtomicBool> {
+        self.0.dead.clone()
+    }
+
     /// Whether it runs.
     #[must_use]
     pub fn is_running(&self) -> bool {
@@ -115,16 +153,29 @@ impl Node {
     /// # Panics
     /// When it runs already or does not start.
     pub async fn start(&self) {
+        self.try_start().await.unwrap_or_else(|error| panic!("{}: {error}", self.0.name));
+    }
+
+    /// Starts the peer on its data directory.
+    ///
+    /// # Errors
+    /// As [`PeerHandle::start`].
+    ///
+    /// # Panics
+    /// When it runs already.
+    pub async fn try_start(&self) -> Result<(), StartError> {
         assert!(!self.is_running(), "{} runs already", self.0.name);
+        self.0.dead.store(false, Ordering::Relaxed);
         let options = PeerOptions {
             data: self.0.data.clone(),
             name: Some(self.0.name.clone()),
-            network: NetworkChoice::Given(self.0.network.factory(self.0.number)),
+            network: NetworkChoice::Given(self.0.network.factory(self.0.number, self.0.dead.clone())),
             environment: self.environment(),
             registry: Registry::default(),
         };
-        let peer = PeerHandle::start(options).await.unwrap_or_else(|error| panic!("{}: {error}", self.0.name));
+        let peer = PeerHandle::start(options).await?;
         *self.0.peer.borrow_mut() = Some(peer);
+        Ok(())
     }
 
     /// Chance that no other node and no earlier life of this one had, and a clock that is off by its skew.
@@ -138,7 +189,8 @@ impl Node {
             let since_ms = u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
             (BEGIN_MS + since_ms).saturating_add_signed(skew_ms.load(Ordering::Relaxed))
         });
-        Environment::simulated(seed, wall).with_injector(self.0.interference.clone())
+        let injector = self.0.injector.borrow().clone();
+        Environment::simulated(seed, wall).with_injector(injector.unwrap_or_else(|| self.0.interference.clone()))
     }
 
     /// Ends the peer in order.
@@ -164,7 +216,7 @@ impl Node {
     /// Copies the data directory as a crash at this instant would leave it.
     #[must_use]
     pub fn copy(&self) -> Backup {
-        backup(&self.0.data)
+        Backup::of(&self.0.data)
     }
 
     /// Kills the peer as if it had been at the instant of the copy.
@@ -206,6 +258,15 @@ impl Node {
         for file in files(backup.0.path()).into_iter().filter(|file| is_database(file)) {
             copy_into(&file, &self.0.data);
         }
+    }
+
+    /// Loses everything, its key too: it starts as another device.
+    ///
+    /// # Panics
+    /// When the peer runs.
+    pub fn wipe(&self) {
+        assert!(!self.is_running(), "{} runs", self.0.name);
+        fs::remove_dir_all(&self.0.data).expect("a directory can be removed");
     }
 
     /// Loses the database and keeps the key.
@@ -258,11 +319,6 @@ impl Node {
     }
 }
 
-/// Copies a data directory.
-pub(super) fn backup(data: &Path) -> Backup {
-    Backup(copy_files(data))
-}
-
 fn files(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).expect("a data directory can be read");
     let mut files: Vec<_> = entries.map(|entry| entry.expect("an entry can be read").path()).collect();
@@ -282,11 +338,20 @@ fn copy_into(file: &Path, directory: &Path) {
 }
 
 fn copy_files(directory: &Path) -> TempDir {
-    let copy = tempfile::Builder::new().prefix("starling-copy").tempdir().expect("a directory can be made");
+    let copy = scratch("starling-copy");
     for file in files(directory) {
         copy_into(&file, copy.path());
     }
     copy
+}
+
+/// A directory that goes with its owner, in memory where there is such a place: a simulated disk need not be slow.
+pub(super) fn scratch(prefix: &str) -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix);
+    let made = if memory.is_dir() { builder.tempdir_in(memory) } else { builder.tempdir() };
+    made.expect("a directory can be made")
 }
 
 fn put_files(from: &Path, into: &Path) {

@@ -1,7 +1,7 @@
 //! A node's end of the simulated network: takes the messages that libp2p would take and hands them on, in order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use actix::prelude::*;
 use futures::channel::oneshot;
@@ -36,7 +36,7 @@ pub(super) struct Asked {
 /// What can be asked.
 #[derive(Debug)]
 pub(super) enum Ask {
-    Attach { key: DeviceKey, library: LibraryId, events: Recipient<NetworkEvent> },
+    Attach { key: DeviceKey, library: LibraryId, events: Recipient<NetworkEvent>, dead: Arc<AtomicBool> },
     Publish(Vec<u8>),
     Request { peer: DeviceKey, bytes: Vec<u8>, reply: oneshot::Sender<Result<Vec<u8>, NetworkError>> },
     Dial { peer: DeviceKey, addresses: Vec<String>, reply: oneshot::Sender<Result<(), NetworkError>> },
@@ -49,15 +49,22 @@ pub(super) enum Ask {
 pub(super) struct Port {
     attachment: Attachment,
     network: Addr<SimNetwork>,
+    dead: Arc<AtomicBool>,
 }
 
 impl Port {
     /// What makes a node's network whenever the node wants one.
-    pub(super) fn factory(node: NodeNo, network: Addr<SimNetwork>, lives: Arc<AtomicU64>) -> NetworkFactory {
+    /// Whatever a node asks from the instant at which `dead` is set goes nowhere.
+    pub(super) fn factory(
+        node: NodeNo,
+        network: Addr<SimNetwork>,
+        lives: Arc<AtomicU64>,
+        dead: Arc<AtomicBool>,
+    ) -> NetworkFactory {
         Arc::new(move |key, library, events| {
             let life = lives.fetch_add(1, Ordering::Relaxed);
-            let port = Self { attachment: Attachment { node, life }, network: network.clone() };
-            port.ask(Ask::Attach { key, library, events });
+            let port = Self { attachment: Attachment { node, life }, network: network.clone(), dead: dead.clone() };
+            port.ask(Ask::Attach { key, library, events, dead: dead.clone() });
             port.open()
         })
     }
@@ -77,6 +84,9 @@ impl Port {
     }
 
     fn ask(&self, what: Ask) {
+        if self.dead.load(Ordering::Relaxed) && !matches!(what, Ask::Detach) {
+            return;
+        }
         if let Err(error) = self.network.try_send(Asked { by: self.attachment, what }) {
             tracing::debug!(%error, node = self.attachment.node, "the simulated network did not take a message");
         }

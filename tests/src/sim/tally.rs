@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 
 use starling::network::NetworkEvent;
-use starling_schema::wire::SyncEnvelope;
+use starling_schema::codec;
+use starling_schema::ids::{DeviceId, LibraryId};
+use starling_schema::signed::{Beacon, STATEMENT_BYTES_MAX};
+use starling_schema::stream::{Stream, Watermarks};
+use starling_schema::wire::{SyncEnvelope, SyncPayload};
 
 use super::NodeNo;
 
@@ -37,10 +41,62 @@ impl Tally {
         self.requests.get(payload).copied().unwrap_or(0)
     }
 
-    pub(super) fn request(&mut self, bytes: &[u8]) {
+    pub(super) fn request(&mut self, bytes: &[u8], promises: &mut Promises) {
         self.request_bytes_max = self.request_bytes_max.max(bytes.len());
-        let name = SyncEnvelope::decode(bytes).map_or("garbage", |envelope| envelope.payload.name());
+        let name = SyncEnvelope::decode(bytes).map_or("garbage", |envelope| {
+            promises.hear(&envelope);
+            envelope.payload.name()
+        });
         *self.requests.entry(name).or_default() += 1;
+    }
+}
+
+/// What devices said that they durably have, whoever they said it to.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Promises(BTreeMap<(LibraryId, DeviceId), Watermarks>);
+
+/// No acknowledgement is larger than this, in bytes: other answers need no look.
+const ACK_BYTES_MAX: usize = 160;
+
+impl Promises {
+    /// The highest numbers that a device promised in a library.
+    #[must_use]
+    pub fn of(&self, library: LibraryId, device: DeviceId) -> Watermarks {
+        self.0.get(&(library, device)).cloned().unwrap_or_default()
+    }
+
+    /// Takes down what a message promises for its own sender.
+    fn hear(&mut self, envelope: &SyncEnvelope) {
+        let SyncPayload::Heartbeat(heartbeat) = &envelope.payload else { return };
+        for signed in &heartbeat.beacons {
+            let beacon = codec::decode::<Beacon, STATEMENT_BYTES_MAX>(&signed.bytes);
+            if let Ok(beacon) = beacon.as_ref()
+                && beacon.author.device() == envelope.device
+            {
+                self.0.entry((envelope.library, envelope.device)).or_default().join(&beacon.durable);
+            }
+        }
+    }
+
+    /// Takes down what a broadcast promises.
+    pub(super) fn broadcast(&mut self, bytes: &[u8]) {
+        if let Ok(envelope) = SyncEnvelope::decode(bytes) {
+            self.hear(&envelope);
+        }
+    }
+
+    /// Takes down what an answer promises, when it is an acknowledgement.
+    pub(super) fn answer(&mut self, bytes: &[u8]) {
+        if bytes.len() > ACK_BYTES_MAX {
+            return;
+        }
+        let Ok(envelope) = SyncEnvelope::decode(bytes) else { return };
+        let (stream, ack) = match envelope.payload {
+            SyncPayload::AckState(ack) => (Stream::state(ack.origin), ack),
+            SyncPayload::AckSharedChanges(ack) => (Stream::shared(ack.origin), ack),
+            _ => return,
+        };
+        self.0.entry((envelope.library, envelope.device)).or_default().raise(stream, ack.durable);
     }
 }
 

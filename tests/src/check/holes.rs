@@ -1,0 +1,104 @@
+//! Holes: of every stream a device holds exactly what its origin wrote up to the watermark. For a shared stream: every
+//! log entry between floor and watermark. For a state stream: the owner's rows, each at the version it has there.
+//!
+//! Not verified here: rows of owners that do not run at that moment.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+use starling_schema::ids::DeviceId;
+use starling_schema::stream::{Stream, StreamKind};
+
+use super::{Held, Violation};
+
+/// Judges the log of a device.
+///
+/// # Errors
+/// When entries are missing, or lie beyond the watermark.
+pub fn log_is_whole(held: &Held) -> Result<(), Violation> {
+    let mut numbers: BTreeMap<DeviceId, Vec<u64>> = BTreeMap::new();
+    for change in &held.log {
+        numbers.entry(change.hlc.device).or_default().push(change.seq);
+    }
+    let shared = held.sample.marks.iter().filter(|(stream, _)| stream.kind == StreamKind::Shared);
+    for (stream, through) in shared {
+        let floor = held.sample.floors.get(stream);
+        let found = numbers.remove(&stream.origin).unwrap_or_default();
+        let above: Vec<u64> = found.into_iter().filter(|seq| *seq > floor).collect();
+        if !above.iter().copied().eq(floor + 1..=through) {
+            let detail = format!(
+                "the log of {} of {stream} between floor {floor} and watermark {through} holds {} entries: {above:?}",
+                held.name,
+                above.len()
+            );
+            return Err(Violation::new("holes", detail));
+        }
+    }
+    match numbers.into_iter().next() {
+        None => Ok(()),
+        Some((origin, found)) => {
+            let detail = format!("the log of {} holds {found:?} of {origin}, of which it has no watermark", held.name);
+            Err(Violation::new("holes", detail))
+        }
+    }
+}
+
+/// A row as a line of the dump has it.
+struct Row<'a> {
+    version: u64,
+    line: &'a str,
+}
+
+fn rows(held: &Held, owner: DeviceId) -> BTreeMap<(String, String), Row<'_>> {
+    let owner = owner.to_string();
+    let parsed = held.owned.iter().filter(|line| line.contains(&owner)).filter_map(|line| {
+        let json: Json = serde_json::from_str(line).ok()?;
+        let text = |key: &str| json.get(key)?.as_str().map(str::to_owned);
+        let version = json.get("version")?.as_u64()?;
+        (text("owner")? == owner).then_some(())?;
+        Some(((text("model")?, text("id")?), Row { version, line }))
+    });
+    parsed.collect()
+}
+
+/// Judges what a device holds of the rows of another one that runs.
+///
+/// # Errors
+/// When a row is missing, is not as the owner wrote it, or is one that the owner does not have.
+pub fn state_is_whole(owner: &Held, holder: &Held) -> Result<(), Violation> {
+    let watermark = holder.sample.marks.get(Stream::state(owner.device));
+    if watermark > owner.sample.marks.get(Stream::state(owner.device)) {
+        // The owner has an older copy of its database, or is not the newest life of it: others know better.
+        return Ok(());
+    }
+    let (written, held) = (rows(owner, owner.device), rows(holder, owner.device));
+    for (key, row) in &written {
+        let is_due = row.version <= watermark;
+        match held.get(key) {
+            Some(there) if there.line == row.line => {}
+            Some(there) if there.version < row.version && !is_due => {}
+            None if !is_due => {}
+            there => {
+                let detail = format!(
+                    "{} is at {watermark} of the rows of {}\n{} wrote: {}\n{} has: {}",
+                    holder.name,
+                    owner.name,
+                    owner.name,
+                    row.line,
+                    holder.name,
+                    there.map_or("nothing", |there| there.line)
+                );
+                return Err(Violation::new("ownership", detail));
+            }
+        }
+    }
+    let owner_is_at = owner.sample.marks.get(Stream::state(owner.device));
+    let extra = held.iter().find(|(key, _)| watermark == owner_is_at && !written.contains_key(*key));
+    match extra {
+        None => Ok(()),
+        Some((_, there)) => {
+            let detail = format!("{} has what {} deleted: {}", holder.name, owner.name, there.line);
+            Err(Violation::new("resurrection", detail))
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! A look into one device: how far it is and what it wrote, read in one transaction, for the checkers to judge.
+
+use diesel::prelude::*;
+use diesel::sqlite::SqliteConnection;
+use starling::{QueryError, Registry, canonical};
+use starling_schema::change::SharedChange;
+use starling_schema::codec;
+use starling_schema::ids::{DeviceId, LibraryId};
+use starling_schema::stream::{Stream, StreamKind, Watermarks};
+use starling_schema::tables::{dead_letter, log, parked, stream};
+use starling_schema::wire::UNPACKED_BYTES_MAX;
+
+use crate::sim::Node;
+
+/// How far a device is, and what it wrote since a number.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Which device.
+    pub device: DeviceId,
+    /// Of which library.
+    pub library: LibraryId,
+    /// How far it is along every stream.
+    pub marks: Watermarks,
+    /// Below what it may lack entries or tombstones.
+    pub floors: Watermarks,
+    /// Its own log entries after the number that was asked for.
+    pub wrote: Vec<SharedChange>,
+    /// How many changes are parked.
+    pub parked: u64,
+    /// How many sends were given up.
+    pub dead_letters: u64,
+}
+
+impl Sample {
+    /// Looks into a running device. None when it is too busy or stopping.
+    pub async fn take(node: &Node, after: u64) -> Option<Self> {
+        let (device, library) = (node.id(), node.peer().library());
+        node.peer().query(move |c| Ok(read(c, device, library, after)?)).await.ok()
+    }
+}
+
+fn read(c: &mut SqliteConnection, device: DeviceId, library: LibraryId, after: u64) -> QueryResult<Sample> {
+    let rows: Vec<(i32, DeviceId, i64, i64)> = stream::table.load(c)?;
+    let (mut marks, mut floors) = (Watermarks::new(), Watermarks::new());
+    for (kind, origin, watermark, floor) in rows {
+        let Some(kind) = StreamKind::from_code(kind) else { continue };
+        marks.raise(Stream { kind, origin }, watermark.unsigned_abs());
+        floors.raise(Stream { kind, origin }, floor.unsigned_abs());
+    }
+    let after = i64::try_from(after).unwrap_or(i64::MAX);
+    let own = log::table.filter(log::origin.eq(device).and(log::seq.gt(after))).order(log::seq);
+    let wrote: Vec<Vec<u8>> = own.select(log::entry).load(c)?;
+    Ok(Sample {
+        device,
+        library,
+        marks,
+        floors,
+        wrote: decoded(&wrote),
+        parked: parked::table.count().get_result::<i64>(c)?.unsigned_abs(),
+        dead_letters: dead_letter::table.count().get_result::<i64>(c)?.unsigned_abs(),
+    })
+}
+
+fn decoded(entries: &[Vec<u8>]) -> Vec<SharedChange> {
+    entries.iter().filter_map(|entry| codec::decode::<_, UNPACKED_BYTES_MAX>(entry).ok()).collect()
+}
+
+/// Everything that a device holds, with how far it is, read in one transaction.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Which device.
+    pub device: DeviceId,
+    /// What the test calls it.
+    pub name: String,
+    /// How far it is, and its floors.
+    pub sample: Sample,
+    /// Lines of device-owned rows.
+    pub owned: Vec<String>,
+    /// Lines of shared records.
+    pub shared: Vec<String>,
+    /// Lines of membership statements.
+    pub membership: Vec<String>,
+    /// Every entry of its log.
+    pub log: Vec<SharedChange>,
+}
+
+impl Held {
+    /// Reads all of it. None when the device is too busy or stopping.
+    pub async fn take(node: &Node) -> Option<Self> {
+        let (device, library, name) = (node.id(), node.peer().library(), node.name().to_owned());
+        let read = move |c: &mut SqliteConnection| {
+            let sample = read(c, device, library, u64::MAX)?;
+            let (mut owned, mut shared, mut membership) = (Vec::new(), Vec::new(), Vec::new());
+            canonical::dump(c, &Registry::default(), &mut |model, line| {
+                let lines = match model {
+                    "membership" => &mut membership,
+                    _ if is_owned(line) => &mut owned,
+                    _ => &mut shared,
+                };
+                lines.push(line.to_owned());
+            })?;
+            let entries: Vec<Vec<u8>> = log::table.order((log::origin, log::seq)).select(log::entry).load(c)?;
+            Ok::<_, QueryError>(Self { device, name, sample, owned, shared, membership, log: decoded(&entries) })
+        };
+        node.peer().query(read).await.ok()
+    }
+
+    /// A hash over all lines.
+    #[must_use]
+    pub fn hash(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for line in self.owned.iter().chain(&self.shared).chain(&self.membership) {
+            hasher.update(line.as_bytes()).update(b"\n");
+        }
+        hasher.finalize()
+    }
+}
+
+/// Lines of device-owned rows name an owner after model and id: keys of a line are in alphabetical order or in the
+/// order of writing, and neither a shared record nor a tombstone has that key at its first level.
+fn is_owned(line: &str) -> bool {
+    serde_json::from_str::<serde_json::Value>(line).is_ok_and(|line| line.get("owner").is_some())
+}

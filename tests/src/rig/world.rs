@@ -1,0 +1,210 @@
+//! The world of one run: the devices, what there is to work on, and everything that the checkers remember.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use starling_schema::ids::{DeviceId, LibraryId};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::expected::Expected;
+use super::faults::name;
+use super::history::History;
+use super::injector::Interference;
+use super::plan::Plan;
+use super::sometimes::Sometimes;
+use super::workload::Things;
+use crate::check::{AckedCheck, PruneCheck, Sample, StampCheck, Violation, WatermarkCheck, kept_promises};
+use crate::reference::Reference;
+use crate::sim::{Backup, Cluster, Node};
+
+/// What a device is to the library.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Standing {
+    /// A member.
+    Member,
+    /// It wants to be one.
+    Alone,
+    /// It was removed.
+    Out,
+}
+
+/// A device and what is known of it.
+pub(super) struct Device {
+    pub(super) node: Node,
+    pub(super) interference: Arc<Interference>,
+    pub(super) standing: Standing,
+    /// Its id and library when it was last looked at.
+    pub(super) id: Option<(LibraryId, DeviceId)>,
+    /// A copy of its data, of which library and device.
+    pub(super) copy: Option<(Backup, (LibraryId, DeviceId))>,
+    /// Whether its database is an older copy that lacks what it once had.
+    pub(super) is_older: bool,
+    /// Snapshot pages that it had asked for when it was last seen to hold what its watermarks say.
+    pub(super) snapshots: u64,
+}
+
+impl Device {
+    /// Whether it runs and did not just die.
+    pub(super) fn is_up(&self) -> bool {
+        self.node.is_running() && !self.interference.is_dead()
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.node.name()
+    }
+}
+
+/// What will happen at a moment besides the plan.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Later {
+    Start(usize),
+    PowerCut { node: usize, down_ms: u64 },
+}
+
+/// One run.
+pub(super) struct World<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) plan: &'a Plan,
+    pub(super) random: ChaCha8Rng,
+    pub(super) devices: Vec<Device>,
+    pub(super) later: Vec<(Instant, Later)>,
+    pub(super) crashed: Arc<Notify>,
+    pub(super) things: Things,
+    pub(super) expected: Expected,
+    pub(super) reference: Reference,
+    pub(super) watermarks: WatermarkCheck,
+    pub(super) acked: AckedCheck,
+    pub(super) stamps: StampCheck,
+    pub(super) pruning: PruneCheck,
+    pub(super) sometimes: Sometimes,
+    pub(super) history: History,
+    pub(super) commits: usize,
+    /// How far the wall clocks of running devices were ahead at most, in milliseconds.
+    pub(super) ahead_ms: i64,
+    pub(super) skipped_ms: i64,
+    /// Whom logs need not wait for: those who were away when a long time passed.
+    pub(super) silent: BTreeSet<DeviceId>,
+    /// Pairs of the conditions, for the record of rare states.
+    pub(super) apart: bool,
+    pub(super) joining: bool,
+}
+
+impl<'a> World<'a> {
+    pub(super) fn new(cluster: &'a Cluster, plan: &'a Plan) -> Self {
+        Self {
+            cluster,
+            plan,
+            random: ChaCha8Rng::seed_from_u64(plan.seed ^ 0x7269_675f_7275_6e00),
+            devices: Vec::new(),
+            later: Vec::new(),
+            crashed: Arc::default(),
+            things: Things::default(),
+            expected: Expected::default(),
+            reference: Reference::new(),
+            watermarks: WatermarkCheck::default(),
+            acked: AckedCheck::default(),
+            stamps: StampCheck::default(),
+            pruning: PruneCheck::default(),
+            sometimes: Sometimes::default(),
+            history: History::default(),
+            commits: 0,
+            ahead_ms: 0,
+            skipped_ms: 0,
+            silent: BTreeSet::new(),
+            apart: false,
+            joining: false,
+        }
+    }
+
+    pub(super) fn note(&mut self, line: impl Into<String>) {
+        self.history.note(self.cluster.elapsed(), line);
+    }
+
+    /// A new device, not started.
+    pub(super) fn place(&mut self) -> usize {
+        let number = self.devices.len();
+        let node = self.cluster.place(&name(number));
+        let interference = Interference::with(&node, self.plan.limits.clone(), self.crashed.clone());
+        let (standing, id, copy) = (Standing::Alone, None, None);
+        self.devices.push(Device { node, interference, standing, id, copy, is_older: false, snapshots: 0 });
+        number
+    }
+
+    /// The members that run.
+    pub(super) fn up(&self) -> Vec<usize> {
+        let is_up = |at: &usize| self.devices[*at].standing == Standing::Member && self.devices[*at].is_up();
+        (0..self.devices.len()).filter(is_up).collect()
+    }
+
+    /// The members, whether or not they run.
+    pub(super) fn members(&self) -> Vec<usize> {
+        (0..self.devices.len()).filter(|at| self.devices[*at].standing == Standing::Member).collect()
+    }
+
+    /// Starts a device that does not run, and looks whether it has all that it must.
+    pub(super) async fn start(&mut self, at: usize) -> Result<(), Violation> {
+        if self.devices[at].node.is_running() {
+            return Ok(());
+        }
+        let node = self.devices[at].node.clone();
+        if let Err(error) = node.try_start().await {
+            // A disk that fails now is no fault of the peer's; it is tried again when the disk is well.
+            self.note(format!("{} does not start: {error}", node.name()));
+            self.later.push((Instant::now() + Duration::from_secs(30), Later::Start(at)));
+            return Ok(());
+        }
+        self.note(format!("{} runs", node.name()));
+        self.look(at).await.map(drop)
+    }
+
+    /// Ends a device in order.
+    pub(super) async fn stop(&mut self, at: usize) {
+        let node = self.devices[at].node.clone();
+        node.stop().await;
+    }
+
+    /// Looks into a device and has every cheap checker judge. Gives how far it is.
+    pub(super) async fn look(&mut self, at: usize) -> Result<Option<Sample>, Violation> {
+        self.look_after(at, None).await
+    }
+
+    /// The same after a commit; `before` is the look before it.
+    pub(super) async fn look_after(&mut self, at: usize, before: Option<&Sample>) -> Result<Option<Sample>, Violation> {
+        if !self.devices[at].is_up() {
+            return Ok(None);
+        }
+        let node = self.devices[at].node.clone();
+        let Some(sample) = Sample::take(&node, self.reference.head(node.id())).await else { return Ok(None) };
+        if self.devices[at].interference.is_dead() {
+            return Ok(None);
+        }
+        self.devices[at].id = Some((sample.library, sample.device));
+        self.reference
+            .observe(sample.device, &sample.wrote)
+            .map_err(|reused| Violation::new("reuse", format!("in the log of {}: {reused}", node.name())))?;
+        self.stamps.wrote(&sample.wrote, before.map(|before| &before.marks))?;
+        self.watermarks.look(&sample)?;
+        self.judge_what_it_said(at, &sample).await?;
+        self.sometimes.sampled(&sample);
+        Ok(Some(sample))
+    }
+
+    /// Whether a device has what it acknowledged to anybody. One with an older copy has it again later.
+    async fn judge_what_it_said(&mut self, at: usize, sample: &Sample) -> Result<(), Violation> {
+        let promised = self.cluster.network().promises(sample.library, sample.device).await;
+        let kept = self.acked.look(sample).and_then(|()| kept_promises(sample, &promised));
+        if !self.devices[at].is_older {
+            return kept;
+        }
+        if kept.is_ok() {
+            self.devices[at].is_older = false;
+            self.sometimes.reach("an older copy has everything back");
+            self.note(format!("{} has everything back", name(at)));
+        }
+        Ok(())
+    }
+}
