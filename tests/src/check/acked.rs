@@ -41,3 +41,21 @@ impl AckedCheck {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const A: DeviceId = DeviceId(Uuid::from_u128(1));
+
+    #[test]
+    fn a_lost_commit_is_found() {
+        let mut check = AckedCheck::default();
+        check.acked(LibraryId::MIN, A, Receipt { state_head: 3, shared_head: 7 });
+        check.look(&Sample::of(A, &[(Stream::state(A), 3), (Stream::shared(A), 7)])).unwrap();
+        let lost = check.look(&Sample::of(A, &[(Stream::state(A), 3), (Stream::shared(A), 6)]));
+        assert_eq!(lost.unwrap_err().checker, "acked");
+    }
+}

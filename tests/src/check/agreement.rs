@@ -55,3 +55,48 @@ fn compare(held: &Held, reference: &Reference) -> Result<(), Violation> {
     let detail = format!("{} has:       {has}\nreference: {should}", held.name);
     Err(Violation::new(checker, detail))
 }
+
+#[cfg(test)]
+mod tests {
+    use starling_schema::change::{FieldWrite, Op, SharedChange};
+    use starling_schema::hlc::Hlc;
+    use starling_schema::ids::RecordId;
+    use starling_schema::record::Seen;
+    use starling_schema::stream::Stream;
+    use starling_schema::value::Value;
+    use uuid::Uuid;
+
+    use super::super::Sample;
+    use super::*;
+
+    const A: DeviceId = DeviceId(Uuid::from_u128(1));
+
+    fn change(seq: u64, op: Op) -> SharedChange {
+        SharedChange { seq, hlc: Hlc { time: seq, device: A }, model: 5, record: RecordId::MIN, op, ends_commit: true }
+    }
+
+    fn held(through: u64, shared: Vec<String>) -> Held {
+        let sample = Sample::of(A, &[(Stream::shared(A), through)]);
+        let (owned, membership, log) = (Vec::new(), Vec::new(), Vec::new());
+        Held { device: A, name: "a".to_owned(), sample, owned, shared, membership, log }
+    }
+
+    #[test]
+    fn a_change_that_is_missing_and_a_record_that_came_back_are_found() {
+        let named = FieldWrite { field: 1, value: Value::from("x"), seen: Seen::new() };
+        let made = change(1, Op::Set { life: None, fields: vec![named] });
+        let mut seen = Seen::new();
+        seen.add(made.hlc);
+        let mut reference = Reference::new();
+        reference.observe(A, &[made]).unwrap();
+        let alive = reference.lines();
+        reference.observe(A, &[change(2, Op::Delete { seen })]).unwrap();
+        let gone = reference.lines();
+        agrees_so_far(&held(1, alive.clone()), &reference).unwrap();
+        agrees_so_far(&held(2, gone.clone()), &reference).unwrap();
+        let checker = |held: Held| agrees_so_far(&held, &reference).unwrap_err().checker;
+        assert_eq!(checker(held(2, alive)), "resurrection");
+        assert_eq!(checker(held(1, gone)), "agreement");
+        assert_eq!(checker(held(1, Vec::new())), "agreement");
+    }
+}

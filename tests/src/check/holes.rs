@@ -102,3 +102,67 @@ pub fn state_is_whole(owner: &Held, holder: &Held) -> Result<(), Violation> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use starling_schema::change::{Op, SharedChange};
+    use starling_schema::hlc::Hlc;
+    use starling_schema::ids::RecordId;
+    use starling_schema::record::Seen;
+    use uuid::Uuid;
+
+    use super::super::Sample;
+    use super::*;
+
+    const A: DeviceId = DeviceId(Uuid::from_u128(1));
+    const B: DeviceId = DeviceId(Uuid::from_u128(2));
+
+    fn held(device: DeviceId, marks: &[(Stream, u64)], rows: &[(u128, u64, &str)], log: &[u64]) -> Held {
+        let line = |(id, version, name): &(u128, u64, &str)| {
+            let id = RecordId(Uuid::from_u128(*id));
+            json!({ "model": "tag", "id": id, "owner": A, "version": version, "fields": { "name": name } }).to_string()
+        };
+        let op = || Op::Delete { seen: Seen::new() };
+        let entry = |seq: &u64| SharedChange {
+            seq: *seq,
+            hlc: Hlc { time: *seq, device: A },
+            model: 5,
+            record: RecordId::MIN,
+            op: op(),
+            ends_commit: true,
+        };
+        Held {
+            device,
+            name: device.to_string(),
+            sample: Sample::of(device, marks),
+            owned: rows.iter().map(line).collect(),
+            shared: Vec::new(),
+            membership: Vec::new(),
+            log: log.iter().map(entry).collect(),
+        }
+    }
+
+    #[test]
+    fn a_hole_in_a_log_and_what_lies_beyond_a_watermark_are_found() {
+        let of = |log: &[u64]| log_is_whole(&held(B, &[(Stream::shared(A), 3)], &[], log));
+        of(&[1, 2, 3]).unwrap();
+        for wrong in [&[1, 3][..], &[1, 2], &[1, 2, 3, 4], &[]] {
+            assert_eq!(of(wrong).unwrap_err().checker, "holes", "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn rows_that_are_missing_changed_or_deleted_are_found() {
+        let owner = held(A, &[(Stream::state(A), 9)], &[(1, 4, "x"), (2, 9, "y")], &[]);
+        let holds = |through, rows: &[(u128, u64, &str)]| {
+            state_is_whole(&owner, &held(B, &[(Stream::state(A), through)], rows, &[]))
+        };
+        holds(9, &[(1, 4, "x"), (2, 9, "y")]).unwrap();
+        holds(5, &[(1, 4, "x"), (2, 3, "older")]).unwrap();
+        assert_eq!(holds(9, &[(1, 4, "x")]).unwrap_err().checker, "ownership");
+        assert_eq!(holds(5, &[(1, 4, "forged")]).unwrap_err().checker, "ownership");
+        assert_eq!(holds(9, &[(1, 4, "x"), (2, 8, "older")]).unwrap_err().checker, "ownership");
+        assert_eq!(holds(9, &[(1, 4, "x"), (2, 9, "y"), (3, 2, "z")]).unwrap_err().checker, "resurrection");
+    }
+}

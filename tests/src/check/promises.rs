@@ -21,3 +21,21 @@ pub fn kept_promises(sample: &Sample, promised: &Watermarks) -> Result<(), Viola
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use starling_schema::ids::DeviceId;
+    use starling_schema::stream::Stream;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_broken_promise_is_found() {
+        let [a, b] = [1, 2].map(|number| DeviceId(Uuid::from_u128(number)));
+        let promised = Watermarks::from_iter([(Stream::state(b), 9)]);
+        kept_promises(&Sample::of(a, &[(Stream::state(b), 9)]), &promised).unwrap();
+        assert_eq!(kept_promises(&Sample::of(a, &[(Stream::state(b), 8)]), &promised).unwrap_err().checker, "acks");
+        assert_eq!(kept_promises(&Sample::of(a, &[]), &promised).unwrap_err().checker, "acks");
+    }
+}

@@ -58,3 +58,31 @@ impl PruneCheck {
         self.last.remove(&(library, device));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const A: DeviceId = DeviceId(Uuid::from_u128(1));
+    const B: DeviceId = DeviceId(Uuid::from_u128(2));
+
+    #[test]
+    fn pruning_what_a_member_never_acknowledged_is_found_unless_it_was_silent_or_just_came() {
+        let pruned = |through| {
+            let mut sample = Sample::of(A, &[]);
+            sample.floors.raise(Stream::shared(A), through);
+            sample
+        };
+        let (both, alone, nobody) = (BTreeSet::from([A, B]), BTreeSet::from([A]), BTreeSet::new());
+        let judge = |before: &BTreeSet<DeviceId>, silent: &BTreeSet<DeviceId>| {
+            let mut check = PruneCheck::default();
+            check.look(&pruned(1), before, &nobody, &Promises::default()).unwrap();
+            check.look(&pruned(2), &both, silent, &Promises::default())
+        };
+        assert_eq!(judge(&both, &nobody).unwrap_err().checker, "pruning");
+        judge(&alone, &nobody).unwrap();
+        judge(&both, &BTreeSet::from([B])).unwrap();
+    }
+}

@@ -32,6 +32,20 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// What a look into a device would show that has this much.
+    #[cfg(test)]
+    pub(super) fn of(device: DeviceId, marks: &[(Stream, u64)]) -> Self {
+        Self {
+            device,
+            library: LibraryId::MIN,
+            marks: marks.iter().copied().collect(),
+            floors: Watermarks::new(),
+            wrote: Vec::new(),
+            parked: 0,
+            dead_letters: 0,
+        }
+    }
+
     /// Looks into a running device. None when it is too busy or stopping.
     pub async fn take(node: &Node, after: u64) -> Option<Self> {
         let (device, library) = (node.id(), node.peer().library());

@@ -54,3 +54,36 @@ impl StampCheck {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const A: DeviceId = DeviceId(Uuid::from_u128(1));
+    const B: DeviceId = DeviceId(Uuid::from_u128(2));
+
+    fn change(device: DeviceId, seq: u64, time: u64) -> SharedChange {
+        let op = starling_schema::change::Op::Delete { seen: starling_schema::record::Seen::new() };
+        let record = starling_schema::ids::RecordId(Uuid::from_u128(9));
+        SharedChange { seq, hlc: Hlc { time, device }, model: 5, record, op, ends_commit: true }
+    }
+
+    #[test]
+    fn a_stamp_that_does_not_rise_is_found() {
+        let mut check = StampCheck::default();
+        check.wrote(&[change(A, 1, 10), change(A, 2, 11)], None).unwrap();
+        assert_eq!(check.clone().wrote(&[change(A, 3, 11)], None).unwrap_err().checker, "clock");
+        check.wrote(&[change(A, 3, 12)], None).unwrap();
+    }
+
+    #[test]
+    fn a_stamp_below_one_that_was_applied_is_found() {
+        let mut check = StampCheck::default();
+        check.wrote(&[change(B, 1, 50), change(B, 2, 60)], None).unwrap();
+        let applied = |through| Watermarks::from_iter([(Stream::shared(B), through)]);
+        check.clone().wrote(&[change(A, 1, 55)], Some(&applied(1))).unwrap();
+        assert_eq!(check.wrote(&[change(A, 1, 55)], Some(&applied(2))).unwrap_err().checker, "clock");
+    }
+}

@@ -50,3 +50,31 @@ impl WatermarkCheck {
         sample.marks.iter().find(|(stream, through)| *through > heads.get(*stream))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const A: DeviceId = DeviceId(Uuid::from_u128(1));
+    const B: DeviceId = DeviceId(Uuid::from_u128(2));
+
+    #[test]
+    fn a_watermark_that_falls_is_found_unless_the_device_crashed() {
+        let mut check = WatermarkCheck::default();
+        let at = |through| Sample::of(A, &[(Stream::shared(B), through)]);
+        check.look(&at(5)).unwrap();
+        assert_eq!(check.look(&at(4)).unwrap_err().checker, "watermarks");
+        check.crashed(LibraryId::MIN, A);
+        check.look(&at(4)).unwrap();
+    }
+
+    #[test]
+    fn a_watermark_ahead_of_its_origin_is_found() {
+        let mut check = WatermarkCheck::default();
+        check.look(&Sample::of(B, &[(Stream::shared(B), 5)])).unwrap();
+        assert_eq!(check.ahead(&Sample::of(A, &[(Stream::shared(B), 5)])), None);
+        assert_eq!(check.ahead(&Sample::of(A, &[(Stream::shared(B), 6)])), Some((Stream::shared(B), 6)));
+    }
+}
