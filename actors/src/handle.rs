@@ -194,7 +194,7 @@ impl PeerHandle {
     /// # Errors
     /// When that cannot be stored; syncing goes on then.
     pub async fn pause(&self) -> Result<(), StoreError> {
-        Ok(self.tree().roster.send(SetPaused(true)).await??)
+        self.tree().roster.send(SetPaused(true)).await?
     }
 
     /// Syncs again, and catches up.
@@ -202,7 +202,7 @@ impl PeerHandle {
     /// # Errors
     /// When that cannot be stored; the peer stays paused then.
     pub async fn resume(&self) -> Result<(), StoreError> {
-        Ok(self.tree().roster.send(SetPaused(false)).await??)
+        self.tree().roster.send(SetPaused(false)).await?
     }
 
     /// What this peer says of itself.

@@ -191,6 +191,7 @@ impl Handler<MembersAre> for RetryQueue {
         }
         if !notes.is_empty() {
             self.keep(notes, ctx);
+            self.arm(ctx);
         }
     }
 }

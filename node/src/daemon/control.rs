@@ -80,9 +80,9 @@ fn routes(config: &mut web::ServiceConfig) {
     answer(config, async |node: Node, call: VerifyCall| verify::verify(&node.peer, call.with.as_deref()).await);
     answer(config, async |node: Node, PauseCall { paused }| {
         if paused {
-            node.peer.pause().await?
+            node.peer.pause().await?;
         } else {
-            node.peer.resume().await?
+            node.peer.resume().await?;
         }
         Ok(Paused { paused })
     });

@@ -26,6 +26,7 @@ const PROGRESS_SEEDS: usize = 100;
 
 /// Options of `sim`.
 #[derive(Clone, Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Arguments {
     /// One seed
     #[arg(long, required_unless_present = "seeds")]

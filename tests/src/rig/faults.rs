@@ -296,6 +296,23 @@ impl FaultKind {
             random.random_range(longest / 10..longest)
         };
         let (while_ms, down_ms) = (a_while_ms(random), a_while_ms(random) / 2);
+        let whom = (node, other);
+        match self {
+            Self::BadLinks | Self::OneWayCuts | Self::Partitions | Self::Flapping | Self::Silence => {
+                self.draw_on_links(nodes, whom, (at_ms, while_ms), random, events);
+            }
+            _ => self.draw_on_devices(whom, (at_ms, while_ms, down_ms), random, events),
+        }
+    }
+
+    fn draw_on_links(
+        self,
+        nodes: usize,
+        (node, other): (usize, usize),
+        (at_ms, while_ms): (u64, u64),
+        random: &mut ChaCha8Rng,
+        events: &mut Vec<(u64, Fault)>,
+    ) {
         match self {
             Self::BadLinks => {
                 let (loss, doubled) = (random.random_range(0..35), random.random_range(0..35));
@@ -321,6 +338,22 @@ impl FaultKind {
                     moment_ms += random.random_range(100..5_000);
                 }
             }
+            Self::Silence => {
+                events.push((at_ms, Fault::Gossip(false)));
+                events.push((at_ms + while_ms, Fault::Gossip(true)));
+            }
+            _ => {}
+        }
+    }
+
+    fn draw_on_devices(
+        self,
+        (node, other): (usize, usize),
+        (at_ms, while_ms, down_ms): (u64, u64, u64),
+        random: &mut ChaCha8Rng,
+        events: &mut Vec<(u64, Fault)>,
+    ) {
+        match self {
             Self::Kills => events.push((at_ms, Fault::Kill { node, down_ms })),
             Self::Crashes => {
                 let point = *CRASH_POINTS.choose(random).unwrap_or(&Point::AfterCommit);
@@ -371,10 +404,7 @@ impl FaultKind {
                 events.push((at_ms, Fault::Copy(node)));
                 events.push((at_ms + while_ms, Fault::Older(node)));
             }
-            Self::Silence => {
-                events.push((at_ms, Fault::Gossip(false)));
-                events.push((at_ms + while_ms, Fault::Gossip(true)));
-            }
+            _ => {}
         }
     }
 }
