@@ -427,8 +427,10 @@ impl Backfill {
         if batch.through <= self.kept(batch.stream) {
             return false;
         }
-        // With nothing held there is room for any one batch: otherwise its stream would stand still.
-        if self.held_bytes > 0 && self.held_bytes + bytes > self.held_bytes_max {
+        // What is next in its stream is applied at once, and with nothing held there is room for any one batch: otherwise
+        // the stream would stand still, and the same page be pulled over and over.
+        let is_next = batch.after <= self.kept(batch.stream) && !self.applying.contains_key(&batch.stream);
+        if !is_next && self.held_bytes > 0 && self.held_bytes + bytes > self.held_bytes_max {
             self.refused += 1;
             return false;
         }

@@ -207,3 +207,13 @@ fn a_page_that_leaves_a_gap_is_refused() {
     assert_eq!((backfill.held(), backfill.steps(0)), (0, vec![]));
     assert_eq!(backfill.steps(1_000), [fetch(1, 0)]);
 }
+
+#[test]
+fn a_page_that_is_next_in_its_turn_finds_room_whatever_waits() {
+    let mut backfill = with_peer(1, 10).with_room(4 * weight(&batch(8, 9)));
+    backfill.steps(0);
+    assert!(!backfill.offer(device(1), batch(8, 9)));
+    assert_eq!(backfill.held(), 1);
+    backfill.page(device(1), stream(), page(0, 8, 10), 0);
+    assert_eq!(backfill.steps(0)[0], apply(0, 8));
+}

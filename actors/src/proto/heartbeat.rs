@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use starling_schema::codec;
 use starling_schema::ids::{DeviceId, LibraryId};
-use starling_schema::signed::{Beacon, Signed, SignedError};
+use starling_schema::signed::{Beacon, STATEMENT_BYTES_MAX, Signed, SignedError};
 use starling_schema::stream::Stream;
 
 use crate::proto::membership::Membership;
@@ -89,6 +90,11 @@ impl Beacons {
     /// # Errors
     /// When it is not a signed beacon of a member about this library.
     pub fn offer(&mut self, signed: Signed, membership: &Membership) -> Result<Option<&Beacon>, BeaconError> {
+        let claimed: Beacon = codec::decode::<_, STATEMENT_BYTES_MAX>(&signed.bytes).map_err(SignedError::from)?;
+        // Most come several times: what would be no news is not worth checking a signature.
+        if self.of(claimed.author.device()).is_some_and(|held| claimed.number <= held.number) {
+            return Ok(None);
+        }
         let beacon: Beacon = signed.open()?;
         let author = beacon.author.device();
         if beacon.library != membership.library() {
@@ -96,9 +102,6 @@ impl Beacons {
         }
         if !membership.is_member(author) {
             return Err(BeaconError::NotAMember(author));
-        }
-        if self.of(author).is_some_and(|held| beacon.number <= held.number) {
-            return Ok(None);
         }
         self.newest.insert(author, (beacon, signed));
         Ok(self.of(author))
@@ -205,6 +208,18 @@ mod tests {
         forged.signature = beacon(membership.library(), 2, 5, 10).signature;
         assert!(matches!(beacons.offer(forged, &membership), Err(BeaconError::Signed(SignedError::Forged(_)))));
         assert!(beacons.of(secret(1).device()).is_none());
+    }
+
+    #[test]
+    fn a_forged_beacon_never_replaces_one_that_is_held() {
+        let (mut beacons, membership) = (Beacons::default(), two());
+        beacons.offer(beacon(membership.library(), 1, 5, 10), &membership).unwrap();
+        for number in [4, 5, 6, u64::MAX] {
+            let mut forged = beacon(membership.library(), 1, number, 99);
+            forged.signature = beacon(membership.library(), 2, number, 99).signature;
+            assert!(!matches!(beacons.offer(forged, &membership), Ok(Some(_))), "{number}");
+        }
+        assert_eq!(beacons.of(secret(1).device()).unwrap().durable.get(stream()), 10);
     }
 
     #[test]

@@ -128,7 +128,9 @@ impl World<'_> {
     /// Everything is repaired, and everybody runs.
     pub(super) async fn mend(&mut self) -> Result<(), Violation> {
         self.note("everything is mended");
-        self.later.clear();
+        for device in &self.devices {
+            device.interference.mend();
+        }
         self.bury().await?;
         self.later.clear();
         let gossip = self.plan.gossip;
@@ -141,10 +143,8 @@ impl World<'_> {
         .await;
         // Whoever was ahead is waited for.
         let wait_ms = self.ahead_ms + 600_000;
-        self.cluster.skip(Duration::from_millis(wait_ms.unsigned_abs()));
-        self.skipped_ms += wait_ms;
+        self.skip_ms(wait_ms);
         for at in 0..self.devices.len() {
-            self.devices[at].interference.mend();
             self.devices[at].node.skew_ms(self.skipped_ms);
             if self.devices[at].interference.reached().1 > 0 {
                 self.sometimes.reach("a disk failed and recovered");

@@ -112,6 +112,8 @@ pub struct Plan {
     pub topology: Topology,
     /// Whether broadcasts are carried.
     pub gossip: bool,
+    /// Whether quiet hours run from beginning to end, instead of passing on wall clocks only.
+    pub is_patient: bool,
     /// What kinds of trouble there are.
     pub kinds: BTreeSet<FaultKind>,
     /// What people do how often.
@@ -135,10 +137,11 @@ impl Plan {
         } else {
             *Topology::ALL.choose(&mut random).unwrap_or(&Topology::Mesh)
         };
-        let gossip = random.random_bool(0.85);
+        let (gossip, is_patient) = (random.random_bool(0.85), random.random_bool(0.02));
         let kinds = FaultKind::some(&mut random);
         let (mix, limits) = (Mix::some(&mut random), Limits::some(&mut random));
-        let mut plan = Self { seed, nodes, topology, gossip, kinds, mix, limits, ops: size.ops, steps: Vec::new() };
+        let mut plan =
+            Self { seed, nodes, topology, gossip, is_patient, kinds, mix, limits, ops: size.ops, steps: Vec::new() };
         plan.work(size, &mut random);
         let end_ms = size.hours.max(1) * HOUR_MS;
         let busy: Vec<u64> = plan.steps.iter().map(|step| step.at_ms).collect();

@@ -14,6 +14,10 @@ use crate::sim::Cluster;
 /// How long devices on a healthy network may take to form a library.
 const FORM_TIME_MAX: Duration = Duration::from_mins(10);
 
+/// How much of a quiet time runs. Within it every wait of a peer has grown to its longest; the rest passes on wall clocks
+/// only, since an hour of heartbeats that say nothing new costs more than all else.
+const QUIET_MS_MAX: u64 = 150_000;
+
 /// A pause after which devices that are compared have had time to be interesting.
 const TOUR_AFTER_MS: u64 = 120_000;
 
@@ -64,14 +68,16 @@ pub fn run(plan: &Plan) -> Outcome {
 impl World<'_> {
     async fn play(&mut self, trace: &mut blake3::Hasher) -> Result<(), Violation> {
         self.form().await?;
-        let begin = Instant::now();
-        let mut last_ms = 0;
+        let (mut begin, mut last_ms) = (Instant::now(), 0);
         for step in &self.plan.steps {
             if step.at_ms > last_ms + TOUR_AFTER_MS {
                 self.until(begin + Duration::from_millis(last_ms + TOUR_AFTER_MS / 2)).await?;
                 self.tour().await?;
             }
             last_ms = step.at_ms;
+            if !self.plan.is_patient {
+                begin -= self.leave_out(begin + Duration::from_millis(step.at_ms)).await?;
+            }
             self.until(begin + Duration::from_millis(step.at_ms)).await?;
             match &step.what {
                 What::Work(work) => self.work(work).await?,
@@ -133,6 +139,28 @@ impl World<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Lets the beginning of a quiet time pass and leaves the rest out; gives how much that was.
+    async fn leave_out(&mut self, moment: Instant) -> Result<Duration, Violation> {
+        let mut left_out = Duration::ZERO;
+        loop {
+            let next = self.later.iter().map(|(at, _)| *at).min().unwrap_or(moment).min(moment - left_out);
+            let quiet = Duration::from_millis(QUIET_MS_MAX);
+            if next.saturating_duration_since(Instant::now()) > quiet {
+                self.until(Instant::now() + quiet).await?;
+                let rest = next.saturating_duration_since(Instant::now());
+                self.skip_ms(i64::try_from(rest.as_millis()).unwrap_or(0));
+                for (at, _) in &mut self.later {
+                    *at -= rest;
+                }
+                left_out += rest;
+            }
+            if next >= moment - left_out {
+                return Ok(left_out);
+            }
+            self.until(next).await?;
         }
     }
 

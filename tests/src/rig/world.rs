@@ -7,6 +7,7 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use starling_schema::ids::{DeviceId, LibraryId};
+use starling_schema::stream::Watermarks;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -43,6 +44,8 @@ pub(super) struct Device {
     pub(super) copy: Option<(Backup, (LibraryId, DeviceId))>,
     /// Whether its database is an older copy that lacks what it once had.
     pub(super) is_older: bool,
+    /// How far it was when its power went.
+    pub(super) before_cut: Option<Watermarks>,
     /// Snapshot pages that it had asked for when it was last seen to hold what its watermarks say.
     pub(super) snapshots: u64,
 }
@@ -130,7 +133,16 @@ impl<'a> World<'a> {
         let node = self.cluster.place(&name(number));
         let interference = Interference::with(&node, self.plan.limits.clone(), self.crashed.clone());
         let (standing, id, copy) = (Standing::Alone, None, None);
-        self.devices.push(Device { node, interference, standing, id, copy, is_older: false, snapshots: 0 });
+        self.devices.push(Device {
+            node,
+            interference,
+            standing,
+            id,
+            copy,
+            is_older: false,
+            before_cut: None,
+            snapshots: 0,
+        });
         number
     }
 
@@ -158,7 +170,14 @@ impl<'a> World<'a> {
             return Ok(());
         }
         self.note(format!("{} runs", node.name()));
-        self.look(at).await.map(drop)
+        let sample = self.look(at).await?;
+        let before = self.devices[at].before_cut.take();
+        if let (Some(before), Some(sample)) = (before, sample)
+            && !sample.marks.covers(&before)
+        {
+            self.sometimes.reach("a power cut that lost what was not durable");
+        }
+        Ok(())
     }
 
     /// Ends a device in order.
