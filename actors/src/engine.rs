@@ -13,7 +13,7 @@ use std::rc::Rc;
 use actix::prelude::*;
 use starling_schema::change::{Batch, SharedChange};
 use starling_schema::ids::{DeviceId, ModelId, RecordId};
-use starling_schema::stream::{Stream, Watermarks};
+use starling_schema::stream::{Stream, StreamKind, Watermarks};
 
 use crate::applier::{Applied, Applier, Store};
 use crate::clock::Clock;
@@ -202,6 +202,17 @@ impl Engine {
         self.marks.raise(stream, through);
         let (watermark, floor) = (self.marks.get(stream), self.floors.get(stream));
         Ok(ledger::set_stream(&mut self.store.borrow_mut(), stream, watermark, floor)?)
+    }
+
+    /// Raises a floor. Below it nobody is served entries, so none are kept: pruning looks above floors only.
+    fn raise_floor(&mut self, stream: Stream, floor: u64) -> Result<(), StoreError> {
+        if floor > self.floors.get(stream) {
+            self.floors.raise(stream, floor);
+            if stream.kind == StreamKind::Shared {
+                ledger::prune_log(&mut self.store.borrow_mut(), stream.origin, floor)?;
+            }
+        }
+        Ok(())
     }
 
     fn store_clock(&self, time: u64) -> Result<(), StoreError> {

@@ -40,9 +40,7 @@ impl Engine {
         }
         // Nothing below the end of the batch can be lacking because of it, whatever its server says.
         let floor = floor.min(through);
-        if floor > self.floors.get(stream) {
-            self.floors.raise(stream, floor);
-        }
+        self.raise_floor(stream, floor)?;
         match items {
             Items::State(mut rows) => {
                 rows.retain(|row| row.version > watermark);
@@ -190,7 +188,7 @@ impl Engine {
         ledger::note_snapshot(&mut self.store.borrow_mut(), scope, through.map(|key| (key, claim.clone())))?;
         for (stream, through) in claim.iter().filter(|_| through.is_none()) {
             if through > self.marks.get(stream) {
-                self.floors.raise(stream, through);
+                self.raise_floor(stream, through)?;
                 self.advance(stream, through)?;
             }
         }

@@ -165,11 +165,23 @@ impl Backfill {
         }
     }
 
-    /// A peer is gone: what it was asked for is asked elsewhere.
+    /// A peer is gone: what it was asked for is asked elsewhere. What waits behind a gap that nobody who is left can fill
+    /// is dropped; it comes again with what fills the gap.
     pub fn peer_gone(&mut self, peer: DeviceId) {
         self.peers.remove(&peer);
         self.fetching.retain(|_, at| *at != peer);
         self.snapshots.gone(peer);
+        let wanted = self.wanted();
+        let is_hopeless = |stream: &Stream| {
+            let (kept, first) = (self.kept(*stream), self.held.get(stream).and_then(|held| held.keys().next()));
+            first.is_some_and(|first| *first > kept)
+                && !wanted.contains_key(stream)
+                && !self.applying.contains_key(stream)
+        };
+        let hopeless: Vec<Stream> = self.held.keys().copied().filter(is_hopeless).collect();
+        for stream in hopeless {
+            self.release(stream);
+        }
     }
 
     /// A batch was pushed. Says whether it can be applied in turn; otherwise it waits, or is pulled later.

@@ -7,7 +7,7 @@ use starling_schema::change::SharedChange;
 use starling_schema::codec;
 use starling_schema::ids::{DeviceId, LibraryId};
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
-use starling_schema::tables::{dead_letter, log, parked, stream};
+use starling_schema::tables::{dead_letter, log, parked, statement, stream};
 use starling_schema::wire::UNPACKED_BYTES_MAX;
 
 use crate::sim::Node;
@@ -25,6 +25,8 @@ pub struct Sample {
     pub floors: Watermarks,
     /// Its own log entries after the number that was asked for.
     pub wrote: Vec<SharedChange>,
+    /// The membership statements that it holds, by name.
+    pub statements: Vec<Vec<u8>>,
     /// How many changes are parked.
     pub parked: u64,
     /// How many sends were given up.
@@ -41,6 +43,7 @@ impl Sample {
             marks: marks.iter().copied().collect(),
             floors: Watermarks::new(),
             wrote: Vec::new(),
+            statements: Vec::new(),
             parked: 0,
             dead_letters: 0,
         }
@@ -70,6 +73,7 @@ fn read(c: &mut SqliteConnection, device: DeviceId, library: LibraryId, after: u
         marks,
         floors,
         wrote: decoded(&wrote),
+        statements: statement::table.select(statement::id).order(statement::id).load(c)?,
         parked: parked::table.count().get_result::<i64>(c)?.unsigned_abs(),
         dead_letters: dead_letter::table.count().get_result::<i64>(c)?.unsigned_abs(),
     })

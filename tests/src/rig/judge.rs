@@ -133,10 +133,13 @@ impl World<'_> {
         }
         self.bury().await?;
         self.later.clear();
-        let gossip = self.plan.gossip;
+        let (gossip, is_parted) = (self.plan.gossip, self.is_parted());
         self.apart = false;
         self.conditions(move |conditions: &mut Conditions| {
             conditions.heal();
+            if is_parted {
+                conditions.unlinked.clear();
+            }
             conditions.link = Link::default();
             conditions.gossip = gossip;
         })
@@ -163,10 +166,30 @@ impl World<'_> {
         Ok(())
     }
 
+    fn is_linked(&self, a: usize, b: usize) -> bool {
+        a != b && (self.is_parted() || self.plan.topology.links(self.plan.nodes, a, b))
+    }
+
+    /// Whether a device that was removed is the only way between others.
+    fn is_parted(&self) -> bool {
+        let stay: Vec<usize> =
+            (0..self.devices.len()).filter(|at| self.devices[*at].standing != Standing::Out).collect();
+        let mut reached: BTreeSet<usize> = stay.first().copied().into_iter().collect();
+        for _ in &stay {
+            let more = stay
+                .iter()
+                .copied()
+                .filter(|to| reached.iter().any(|from| self.plan.topology.links(self.plan.nodes, *from, *to)));
+            reached = more.chain(reached.iter().copied()).collect();
+        }
+        reached.len() < stay.len()
+    }
+
     async fn join_at_last(&mut self, at: usize) -> Result<(), Violation> {
         for attempt in 0..JOINS_MAX {
-            self.until(Instant::now() + Duration::from_secs(5 << attempt)).await?;
-            let Some(inviter) = self.up().into_iter().find(|inviter| *inviter != at) else { continue };
+            self.until(Instant::now() + Duration::from_secs(5 * (1 + attempt as u64))).await?;
+            let near = self.up().into_iter().filter(|inviter| self.is_linked(at, *inviter)).collect::<Vec<_>>();
+            let Some(inviter) = near.get(attempt % near.len().max(1)).copied() else { continue };
             if self.join(at, inviter).await? {
                 self.sometimes.reach("a join failed and succeeded later");
                 return Ok(());
@@ -197,6 +220,9 @@ impl World<'_> {
                 first = Some((at, sample));
                 continue;
             };
+            if sample.statements != expected.statements {
+                return Ok(Some(format!("{} and {} hold other membership statements", name(at), name(*other))));
+            }
             if sample.marks != expected.marks {
                 let (here, there) = (sample.marks.lacking(&expected.marks), expected.marks.lacking(&sample.marks));
                 return Ok(Some(format!(

@@ -15,7 +15,7 @@ const SMALL: [(Limit, &[usize]); 8] = [
     (Limit::SnapshotRows, &[1, 3, 20]),
     (Limit::GroupJobs, &[1, 2]),
     (Limit::QueueJobs, &[2, 8]),
-    (Limit::BufferBytes, &[1, 500, 5_000]),
+    (Limit::BufferBytes, &[300, 1_000, 5_000]),
     (Limit::GossipBytes, &[1, 300, 2_000]),
     (Limit::Mailbox, &[1, 4, 16]),
 ];

@@ -144,6 +144,25 @@ fn a_member_that_is_removed_while_it_is_away_holds_the_log_no_longer() {
 }
 
 #[test]
+fn entries_that_a_snapshot_stands_for_do_not_stay_in_the_log_of_a_device_that_returns() {
+    Cluster::run(509, async |cluster| {
+        let [a, b, c] = cluster.library(["a", "b", "c"]).await;
+        cluster.until_pruned(LATER).await;
+        b.add_tag("seen").await;
+        cluster.pass(Duration::from_millis(300)).await;
+        c.stop().await;
+        b.add_tag("missed").await;
+        cluster.settle(SOON).await;
+        cluster.skip(Duration::from_hours(31 * 24));
+        cluster.until_pruned(LATER).await;
+        c.start().await;
+        cluster.settle(LATER).await;
+        cluster.until_pruned(LATER).await;
+        assert_eq!((a.count::<Tag>().await, c.count::<Tag>().await), (2, 2));
+    });
+}
+
+#[test]
 fn joined_by_log_and_joined_by_snapshot_are_equal() {
     Cluster::run(505, async |cluster| {
         let [a, away] = cluster.library(["a", "away"]).await;
