@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::environment::Environment;
 use crate::heads_file::{Heads, HeadsFile};
 use crate::peer_log::{PeerLog, PruneStreams};
+use crate::planted::{self, Bug};
 use crate::proto::clock::when_within_drift;
 use crate::rig::Point;
 use crate::store::ledger::{self, Note};
@@ -91,11 +92,12 @@ impl Engine {
         let c = &mut connection;
         tables.adopt(c)?;
         let (marks, floors) = ledger::streams(c)?;
-        let parked = ledger::parked(c)?;
+        let parked = if planted::is(Bug::ParkedForgotten) { BTreeMap::new() } else { ledger::parked(c)? };
         let last =
             ledger::setting(c, CLOCK_SETTING)?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
         let store: Store = Rc::new(std::cell::RefCell::new(connection));
-        let clock = Clock::new(device, last.max(noted.heads.clock), environment.clone()).start();
+        let since = if planted::is(Bug::ClockForgotten) { 0 } else { last.max(noted.heads.clock) };
+        let clock = Clock::new(device, since, environment.clone()).start();
         let log = PeerLog::new(store.clone()).start();
         let mut engine = Self {
             device,
@@ -179,6 +181,9 @@ impl Engine {
     /// How many of our own changes, that others may know, this database lacks: it is an older copy then.
     fn lacking(&self) -> u64 {
         let (here, noted) = (self.heads(), self.noted.heads);
+        if planted::is(Bug::HeadsFileIgnored) {
+            return 0;
+        }
         noted.state.saturating_sub(here.state) + noted.shared.saturating_sub(here.shared)
     }
 
@@ -186,6 +191,9 @@ impl Engine {
     pub(crate) fn rollback(&mut self) {
         if let Err(error) = self.run("ROLLBACK") {
             tracing::debug!(%error, "nothing to roll back");
+        }
+        if planted::is(Bug::RollbackKeepsMarks) {
+            return;
         }
         let c = &mut *self.store.borrow_mut();
         match ledger::streams(c) {
@@ -201,6 +209,9 @@ impl Engine {
     fn advance(&mut self, stream: Stream, through: u64) -> Result<(), StoreError> {
         self.marks.raise(stream, through);
         let (watermark, floor) = (self.marks.get(stream), self.floors.get(stream));
+        if planted::is(Bug::HeadNotStored) && stream.origin == self.device {
+            return Ok(());
+        }
         Ok(ledger::set_stream(&mut self.store.borrow_mut(), stream, watermark, floor)?)
     }
 

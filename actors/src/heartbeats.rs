@@ -15,6 +15,7 @@ use crate::backfill_buffer::{BackfillBuffer, PeerMarks};
 use crate::environment::Environment;
 use crate::links::halts;
 use crate::network::Publish;
+use crate::planted::{self, Bug};
 use crate::proto::heartbeat::{Beacons, HeartbeatSchedule};
 use crate::proto::membership::Membership;
 use crate::proto::purge::Coverage;
@@ -202,6 +203,9 @@ impl Heartbeats {
             Ok(None) => return,
             Err(error) => return tracing::debug!(%error, "a beacon was refused"),
         };
+        if planted::is(Bug::AckOverGap) {
+            self.durable.join(&durable);
+        }
         self.heard_at_ms.insert(member, self.environment.wall_ms());
         self.unsaved.insert(member);
         if member != self.device {
@@ -265,7 +269,10 @@ impl Heartbeats {
         let members: Vec<DeviceId> =
             self.membership.members().keys().copied().filter(|member| !self.is_silent(*member)).collect();
         let acked = |stream| {
-            let others = members.iter().copied().filter(|member| *member != self.device);
+            let others = members.iter().copied().filter(|member| {
+                let unheard = planted::is(Bug::PruneIgnoresTheUnheard) && self.beacons.of(*member).is_none();
+                *member != self.device && !unheard
+            });
             let ours = self.durable.get(stream);
             if members.len() > 1 { self.beacons.acked_by_all(others, stream).min(ours) } else { ours }
         };
@@ -307,7 +314,7 @@ impl Handler<Advanced> for Heartbeats {
 
     fn handle(&mut self, news: Advanced, ctx: &mut Self::Context) {
         if self.durable != news.durable {
-            self.durable = news.durable;
+            self.durable = if planted::is(Bug::AckBeforeFlush) { news.applied } else { news.durable };
             self.changed(ctx);
         }
     }
@@ -338,6 +345,9 @@ impl Handler<MembershipIs> for Heartbeats {
     type Result = ();
 
     fn handle(&mut self, MembershipIs(membership): MembershipIs, ctx: &mut Self::Context) {
+        if planted::is(Bug::RemovedHoldsLog) && membership.members().len() < self.membership.members().len() {
+            return;
+        }
         self.beacons.retain_members(&membership);
         self.membership = membership;
         self.meet();

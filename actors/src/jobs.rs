@@ -8,6 +8,7 @@ use starling_schema::wire::SnapshotResponse;
 
 use crate::comparison::Repair;
 use crate::engine::{Effects, Engine, Sync};
+use crate::planted::{self, Bug};
 use crate::rig::Point;
 use crate::store::ledger::Note;
 use crate::transactions::{CommitError, Outcome, Receipt, StoreError};
@@ -30,6 +31,7 @@ impl Job {
     /// What we must not forget once we said it.
     pub(crate) fn sync(&self) -> Sync {
         match self {
+            Self::Commit(..) if planted::is(Bug::CommitNotSynced) => Sync::Normal,
             Self::Commit(..) | Self::Keep(..) | Self::Flush => Sync::Full,
             Self::Apply(..) | Self::Snapshot(..) | Self::Prune(..) | Self::Mend(..) | Self::Purge(..) => Sync::Normal,
         }
@@ -94,7 +96,10 @@ async fn step(
             let result = engine.local(writes, effects).await;
             effects.commits += u64::from(result.is_ok());
             let broken = if let Err(CommitError::Storage(error)) = &result { Some(error.clone()) } else { None };
-            answers.push(answer(reply, move |committed| committed.map_err(CommitError::from).and(result)));
+            answers.push(answer(reply, move |committed| {
+                let committed = if planted::is(Bug::FailedCommitAnswered) { Ok(()) } else { committed };
+                committed.map_err(CommitError::from).and(result)
+            }));
             broken.map_or(Ok(()), Err)
         }
         Job::Apply(batch, floor, reply) => {

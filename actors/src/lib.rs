@@ -28,6 +28,7 @@ mod pairing;
 mod pausing;
 mod peer;
 mod peer_log;
+pub mod planted;
 pub mod proto;
 mod purger;
 mod reader;

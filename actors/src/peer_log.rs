@@ -6,6 +6,7 @@ use starling_schema::change::SharedChange;
 use starling_schema::stream::{Stream, StreamKind};
 
 use crate::applier::Store;
+use crate::planted::{self, Bug};
 use crate::store::ledger;
 use crate::transactions::StoreError;
 
@@ -60,8 +61,9 @@ impl Handler<PruneStreams> for PeerLog {
                 StreamKind::Shared => ledger::prune_log(c, stream.origin, through)?,
                 StreamKind::State => ledger::prune_tombstones(c, stream.origin, through)?,
             };
-            let (watermark, _) = ledger::stream(c, stream)?;
-            ledger::set_stream(c, stream, watermark, through)?;
+            let (watermark, floor) = ledger::stream(c, stream)?;
+            let floor = if planted::is(Bug::PruneWithoutFloor) { floor } else { through };
+            ledger::set_stream(c, stream, watermark, floor)?;
         }
         Ok(removed)
     }

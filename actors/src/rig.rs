@@ -9,10 +9,10 @@ pub const RIGGED: bool = cfg!(feature = "rig");
 
 /// Makes an enumeration of plain names with a list of all of them.
 macro_rules! named {
-    ($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $variant:ident = $name:literal,)+ }) => {
+    ($(#[$about:meta])* $type:ident { $(#[doc = $doc:literal] $variant:ident = $name:literal,)+ }) => {
         $(#[$about])*
         #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-        pub enum $type { $($(#[$doc])* $variant,)+ }
+        pub enum $type { $(#[doc = $doc] $variant,)+ }
 
         impl $type {
             /// Every one, in order.
@@ -23,6 +23,12 @@ macro_rules! named {
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }
             }
+
+            /// What it is, in one sentence.
+            #[must_use]
+            pub fn about(self) -> &'static str {
+                match self { $(Self::$variant => $doc),+ }.trim_start()
+            }
         }
 
         impl std::fmt::Display for $type {
@@ -32,6 +38,7 @@ macro_rules! named {
         }
     };
 }
+pub(crate) use named;
 
 named! {
     /// A step at which a crash or a failure is interesting. [`Point::is_edge`] says where the disk may fail.

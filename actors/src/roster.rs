@@ -21,6 +21,7 @@ use crate::heartbeats::{Heard, MembershipIs};
 use crate::links::{Halt, Links};
 use crate::network::{Admit, Dial, Disconnect, NetworkEvent, Publish, Verdict as Spread};
 use crate::pairing::Join;
+use crate::planted::{self, Bug};
 use crate::proto::backfill::weight;
 use crate::proto::membership::Membership;
 use crate::proto::pairing::Tickets;
@@ -83,6 +84,9 @@ impl Roster {
     /// Tells the network who may connect, when that changed, and opens and closes sessions accordingly.
     pub(crate) fn admit(&mut self, ctx: &mut Context<Self>) {
         let Some(links) = self.links.clone() else { return };
+        if planted::is(Bug::RemovedServed) && !self.membership.removed().is_empty() {
+            return;
+        }
         let others = self.membership.members().iter().filter(|(device, _)| **device != links.device && !self.paused);
         let admit = Admit {
             members: others.map(|(_, member)| member.key).collect(),

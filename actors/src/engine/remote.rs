@@ -10,6 +10,7 @@ use starling_schema::wire::{Cursor, SnapshotItems, SnapshotResponse, SnapshotSco
 use crate::applier::{ApplyItems, ApplyShared, ApplyState, Sweep};
 use crate::clock::Observe;
 use crate::peer_log::Append;
+use crate::planted::{self, Bug};
 use crate::proto::clock::is_within_drift;
 use crate::rig::Point;
 use crate::store::ledger::{self};
@@ -32,18 +33,22 @@ impl Engine {
         };
         let Batch { stream, after, through, items } = batch;
         let watermark = self.marks.get(stream);
-        if through <= watermark {
+        if through <= watermark && !planted::is(Bug::OldVersionOverwrites) {
             return Ok(Outcome::Duplicate);
         }
-        if after > watermark {
+        let skips =
+            [Bug::WatermarkSkipsGap, Bug::LiveBatchSkipsGap, Bug::OverflowForgotten].into_iter().any(planted::is);
+        if after > watermark && !skips {
             return Ok(Outcome::Gap);
         }
         // Nothing below the end of the batch can be lacking because of it, whatever its server says.
         let floor = floor.min(through);
-        self.raise_floor(stream, floor)?;
+        if !planted::is(Bug::FloorNotCarried) {
+            self.raise_floor(stream, floor)?;
+        }
         match items {
             Items::State(mut rows) => {
-                rows.retain(|row| row.version > watermark);
+                rows.retain(|row| row.version > watermark || planted::is(Bug::OldVersionOverwrites));
                 effects.applied += rows.len() as u64;
                 self.remote_rows(stream.origin, rows, effects).await?;
                 self.advance(stream, through)?;
@@ -70,6 +75,9 @@ impl Engine {
         let parked = self.parked.entry(stream.origin).or_default();
         parked.extend(late);
         let through = parked.last().map_or(0, |change| change.seq);
+        if planted::is(Bug::ParkedCountsAsApplied) {
+            self.advance(stream, through)?;
+        }
         Ok(Outcome::Parked { applied: self.marks.get(stream), through })
     }
 
@@ -188,7 +196,9 @@ impl Engine {
         ledger::note_snapshot(&mut self.store.borrow_mut(), scope, through.map(|key| (key, claim.clone())))?;
         for (stream, through) in claim.iter().filter(|_| through.is_none()) {
             if through > self.marks.get(stream) {
-                self.raise_floor(stream, through)?;
+                if !planted::is(Bug::SnapshotWithoutFloor) {
+                    self.raise_floor(stream, through)?;
+                }
                 self.advance(stream, through)?;
             }
         }
@@ -225,7 +235,8 @@ impl Engine {
                 _ => RecordId(uuid::Uuid::max()),
             };
             let mut present = present.remove(&model).unwrap_or_default();
-            present.extend(after.filter(|(at, _)| *at == model).map(|(_, record)| record));
+            let seam = after.filter(|(at, _)| *at == model && !planted::is(Bug::SweepTakesTheSeam));
+            present.extend(seam.map(|(_, record)| record));
             let sweep = Sweep { owner, range: (from, to), version_max, present };
             let applied = self.applier(model, false).send(sweep).await??;
             effects.note(model, applied);

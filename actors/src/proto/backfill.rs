@@ -11,6 +11,7 @@ use starling_schema::stream::{Stream, Watermarks};
 use starling_schema::wire::{Cursor, PageResponse, SnapshotResponse, SnapshotScope};
 
 use super::snapshots::{BegunSnapshot, Snapshots, covers, scope_of};
+use crate::planted::{self, Bug};
 
 /// The most bytes of batches that wait for their turn. What does not fit is dropped and pulled again, never lost.
 pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -187,6 +188,9 @@ impl Backfill {
     /// A batch was pushed. Says whether it can be applied in turn; otherwise it waits, or is pulled later.
     pub fn offer(&mut self, from: DeviceId, batch: Batch) -> bool {
         if let Some(view) = self.peers.get_mut(&from) {
+            if planted::is(Bug::LiveBatchSkipsGap) && !view.marks.contains_key(&batch.stream) {
+                self.applied.raise(batch.stream, batch.after);
+            }
             let known = view.marks.entry(batch.stream).or_default();
             *known = batch.through.max(*known);
         }
@@ -194,6 +198,9 @@ impl Backfill {
         // What waits behind a gap must leave room for the pages that fill it.
         if !in_turn && self.held_bytes + weight(&batch) > self.held_bytes_max / 4 {
             self.refused += 1;
+            if planted::is(Bug::OverflowForgotten) {
+                self.applied.raise(batch.stream, batch.through);
+            }
             return false;
         }
         self.hold(batch, 0) && in_turn
@@ -330,7 +337,8 @@ impl Backfill {
             .held
             .iter()
             .filter(|(stream, held)| {
-                let due = held.keys().next().is_some_and(|after| *after <= self.kept(**stream));
+                let skips = planted::is(Bug::WatermarkSkipsGap);
+                let due = held.keys().next().is_some_and(|after| *after <= self.kept(**stream) || skips);
                 due && !self.applying.contains_key(stream) && !self.waiting.contains_key(stream)
             })
             .map(|(stream, _)| *stream)
@@ -372,7 +380,8 @@ impl Backfill {
                 self.held_bytes >= self.held_bytes_max / 2 || self.pages_ahead(stream, frontier) >= PAGES_AHEAD;
             let busy = self.fetching.contains_key(&stream)
                 || self.waiting.contains_key(&stream)
-                || self.snapshots.cover(stream);
+                || self.snapshots.cover(stream)
+                || (planted::is(Bug::GapNeverPulled) && self.held.contains_key(&stream));
             if head <= frontier || enough || busy {
                 continue;
             }
@@ -436,7 +445,7 @@ impl Backfill {
     /// Keeps a batch for its turn. Says no when it brings nothing or does not fit.
     fn hold(&mut self, batch: Batch, floor: u64) -> bool {
         let bytes = weight(&batch);
-        if batch.through <= self.kept(batch.stream) {
+        if batch.through <= self.kept(batch.stream) && !planted::is(Bug::OldVersionOverwrites) {
             return false;
         }
         // What is next in its stream is applied at once, and with nothing held there is room for any one batch: otherwise

@@ -13,16 +13,21 @@ use starling_schema::record::{Deletion, Seen, SharedRecord, Stamp};
 use starling_schema::value::{Fields, Value};
 use starling_schema::wire::UNPACKED_BYTES_MAX;
 
+use crate::planted::{self, Bug};
+
 /// Merges `delta` into `record`.
 pub fn join(record: &mut SharedRecord, delta: SharedRecord) {
     let SharedRecord { mut fields, stamps } = delta;
     record.stamps.restored = record.stamps.restored.max(stamps.restored);
     join_deletion(&mut record.stamps.deleted, stamps.deleted);
+    if planted::is(Bug::EditRevives) {
+        record.stamps.restored = record.stamps.restored.max(stamps.fields.iter().map(|(_, stamp)| stamp.hlc).max());
+    }
     if stamps.life > record.stamps.life {
         record.stamps.life = stamps.life;
         record.fields = fields;
         record.stamps.fields = stamps.fields;
-    } else if stamps.life == record.stamps.life {
+    } else if stamps.life == record.stamps.life || planted::is(Bug::OldLifeMerges) {
         for (field, stamp) in stamps.fields {
             let value = fields.remove(field).unwrap_or(Value::Null);
             join_field(record, field, value, stamp);
@@ -52,12 +57,17 @@ fn join_field(record: &mut SharedRecord, field: FieldNo, value: Value, stamp: St
         }
     };
     let ours = &mut record.stamps.fields[at].1;
-    ours.seen.join(&stamp.seen);
+    if !planted::is(Bug::SeenNotJoined) {
+        ours.seen.join(&stamp.seen);
+    }
     let mut writes = std::mem::take(&mut ours.losers);
     writes.extend(stamp.losers);
-    if stamp.hlc > ours.hlc {
+    let tie = planted::is(Bug::TieByArrival) && stamp.hlc.time == ours.hlc.time;
+    if stamp.hlc > ours.hlc || tie {
         let beaten = record.fields.set(field, value).unwrap_or(Value::Null);
-        writes.push((ours.hlc, beaten));
+        if !planted::is(Bug::LoserDropped) {
+            writes.push((ours.hlc, beaten));
+        }
         ours.hlc = stamp.hlc;
     } else if stamp.hlc < ours.hlc {
         writes.push((stamp.hlc, value));

@@ -6,6 +6,8 @@ use std::time::Duration;
 use starling_schema::ids::DeviceId;
 use starling_schema::stream::StreamKind;
 
+use crate::planted::{self, Bug};
+
 /// How long after a commit it is sent directly: gossip is acked within a fraction of that where it arrives.
 pub const FIRST_SEND_MS: u64 = 1_000;
 
@@ -126,7 +128,9 @@ impl RetrySchedule {
     pub fn connected(&mut self, peer: DeviceId, acked: impl IntoIterator<Item = (StreamKind, u64)>, now_ms: u64) {
         self.connected.insert(peer, acked.into_iter().collect());
         for kind in [StreamKind::State, StreamKind::Shared] {
-            self.letters.remove(&(peer, kind));
+            if !planted::is(Bug::DeadLetterStays) {
+                self.letters.remove(&(peer, kind));
+            }
             if self.acked_by(peer, kind) >= self.head(kind) {
                 self.items.remove(&(peer, kind));
             } else {
@@ -171,7 +175,8 @@ impl RetrySchedule {
     /// not move holds the changes without applying them yet (they may be ahead of its clock): it is asked again at the
     /// longest delay, and that is not a failure.
     pub fn acked(&mut self, peer: DeviceId, kind: StreamKind, applied: u64, now_ms: u64) {
-        if self.letters.get(&(peer, kind)).is_some_and(|letter| letter.through <= applied) {
+        let stays = planted::is(Bug::DeadLetterStays);
+        if self.letters.get(&(peer, kind)).is_some_and(|letter| letter.through <= applied) && !stays {
             self.letters.remove(&(peer, kind));
         }
         let head = self.head(kind);
@@ -186,7 +191,9 @@ impl RetrySchedule {
         if applied >= head {
             self.items.remove(&(peer, kind));
         } else if applied > before {
-            self.letters.remove(&(peer, kind));
+            if !stays {
+                self.letters.remove(&(peer, kind));
+            }
             let due_at_ms = now_ms.saturating_add(FIRST_SEND_MS);
             self.items.insert((peer, kind), Progress { due_at_ms, ..Progress::default() });
         } else {

@@ -11,6 +11,7 @@ use starling_schema::stream::{Stream, StreamKind, Watermarks};
 use starling_schema::wire::{Cursor, SnapshotResponse, SnapshotScope};
 
 use super::backfill::Step;
+use crate::planted::{self, Bug};
 
 /// A snapshot that was begun before a restart: of what, through which key its pages are merged, and for what they stand.
 pub type BegunSnapshot = (SnapshotScope, Cursor, Watermarks);
@@ -72,6 +73,7 @@ impl Snapshots {
         let sound = |(stream, through): &(Stream, u64)| covers(page.scope, *stream) && i64::try_from(*through).is_ok();
         let read_at: Watermarks = page.watermarks.iter().filter(sound).collect();
         snapshot.claim = Some(match &snapshot.claim {
+            _ if planted::is(Bug::SnapshotClaimsLast) => read_at,
             Some(claim) => claim.iter().map(|(stream, through)| (stream, through.min(read_at.get(stream)))).collect(),
             None => read_at,
         });

@@ -16,6 +16,7 @@ use starling_schema::value::{Fields, Value};
 use starling_schema::wire::UNPACKED_BYTES_MAX;
 
 use super::sql::{Bind, Cell, Row, Statement};
+use crate::planted::{self, Bug};
 use crate::proto::equality::{Entry, KeyRange, owned_entry, shared_entry};
 
 /// The statements of one model's table.
@@ -68,7 +69,7 @@ impl ModelTable {
         let updates: Vec<String> = names.iter().map(|name| format!("{name} = excluded.{name}")).collect();
         let updates = updates.join(", ");
         // The guards keep another device's row, and a newer version of this one, as they are.
-        let guard = if shared {
+        let guard = if shared || planted::is(Bug::OldVersionOverwrites) || planted::is(Bug::OwnerUnchecked) {
             String::new()
         } else {
             format!(" WHERE {name}.owner = excluded.owner AND {name}.version < excluded.version")
@@ -258,6 +259,9 @@ impl ModelTable {
         present: &BTreeSet<RecordId>,
     ) -> QueryResult<Vec<RecordId>> {
         let mut gone = Vec::new();
+        if planted::is(Bug::SweepLeftOut) {
+            return Ok(gone);
+        }
         for (id, row) in self.owned_range(c, from, through)? {
             if row.owner == owner && row.version <= version_max && !present.contains(&id) {
                 self.delete_owned(c, owner, version_max + 1, id)?;

@@ -6,6 +6,7 @@ use starling_schema::ids::{DeviceId, ModelId, RecordId};
 use starling_schema::tables;
 
 use super::sql::to_sql;
+use crate::planted::{self, Bug};
 
 /// Takes a tombstone away for a newer row. Says no when the tombstone is the newer one.
 pub(crate) fn unbury(
@@ -34,6 +35,9 @@ pub(crate) fn bury(
     version: u64,
 ) -> QueryResult<()> {
     use tables::tombstone::dsl;
+    if planted::is(Bug::TombstoneNotKept) {
+        return Ok(());
+    }
     let row =
         (dsl::model.eq(i32::from(model)), dsl::id.eq(record), dsl::owner.eq(owner), dsl::version.eq(to_sql(version)));
     diesel::replace_into(dsl::tombstone).values(row).execute(c)?;
