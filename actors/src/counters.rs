@@ -39,7 +39,7 @@ macro_rules! counters {
 pub(crate) struct Counters(Arc<Cells>);
 
 counters! {
-    /// Local commits that were acknowledged.
+    /// Local commits that changed something and were acknowledged.
     commits,
     /// Changes of other devices that were applied.
     changes_applied,

@@ -50,7 +50,7 @@ pub(crate) struct Effects {
     pub(crate) committed: Vec<Batch>,
     /// Records that are now different, by model.
     pub(crate) changed: Vec<(ModelId, RecordId)>,
-    /// Local commits that succeeded.
+    /// Local commits that changed something.
     pub(crate) commits: u64,
     /// Changes of other devices that were applied.
     pub(crate) applied: u64,

@@ -45,7 +45,7 @@ pub(crate) async fn exchange(links: Links, peer: DeviceKey, payload: SyncPayload
     let (bytes_out, started_ms) = (bytes.len() as u64, links.environment.uptime_ms());
     let answer = links.network.request.send(Request { peer, bytes }).await??;
     let rtt_ms = links.environment.uptime_ms() - started_ms;
-    let envelope = SyncEnvelope::decode(&answer)?;
+    let envelope = SyncEnvelope::decode(&answer).inspect_err(|_| links.counters.messages_refused(1))?;
     if let SyncPayload::Error(refusal) = envelope.payload {
         return Err(refusal.into());
     }

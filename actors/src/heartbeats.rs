@@ -12,11 +12,12 @@ use starling_schema::wire::{GOSSIP_BYTES_MAX, Heartbeat, SyncEnvelope, SyncPaylo
 
 use crate::alarm::Alarm;
 use crate::backfill_buffer::{BackfillBuffer, PeerMarks};
+use crate::counters::Counters;
 use crate::environment::Environment;
 use crate::links::halts;
 use crate::network::Publish;
 use crate::planted::{self, Bug};
-use crate::proto::heartbeat::{Beacons, HeartbeatSchedule};
+use crate::proto::heartbeat::{BeaconError, Beacons, HeartbeatSchedule};
 use crate::proto::membership::Membership;
 use crate::proto::purge::Coverage;
 use crate::retry_queue::{Acked, RetryQueue};
@@ -48,6 +49,7 @@ pub(crate) struct Heartbeats {
     transactions: Addr<Transactions>,
     retry: Addr<RetryQueue>,
     buffer: Addr<BackfillBuffer>,
+    counters: Counters,
     publish: Option<Recipient<Publish>>,
     sessions: BTreeMap<DeviceId, (u64, Recipient<Beat>)>,
     sent: BTreeMap<(DeviceId, DeviceId), u64>,
@@ -72,6 +74,7 @@ pub(crate) struct HeartbeatsStart {
     pub(crate) transactions: Addr<Transactions>,
     pub(crate) retry: Addr<RetryQueue>,
     pub(crate) buffer: Addr<BackfillBuffer>,
+    pub(crate) counters: Counters,
     pub(crate) membership: Membership,
     /// The stored beacons and when each was heard.
     pub(crate) stored: Vec<(Signed, u64)>,
@@ -79,7 +82,7 @@ pub(crate) struct HeartbeatsStart {
 
 impl Heartbeats {
     pub(crate) fn new(start: HeartbeatsStart) -> Self {
-        let HeartbeatsStart { secret, environment, transactions, retry, buffer, membership, stored } = start;
+        let HeartbeatsStart { secret, environment, transactions, retry, buffer, counters, membership, stored } = start;
         let (mut beacons, mut heard_at_ms) = (Beacons::default(), BTreeMap::new());
         for (signed, at_ms) in stored {
             if let Ok(Some(beacon)) = beacons.offer(signed, &membership) {
@@ -96,6 +99,7 @@ impl Heartbeats {
             transactions,
             retry,
             buffer,
+            counters,
             publish: None,
             sessions: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -159,10 +163,10 @@ impl Heartbeats {
                 timestamp_ms: self.environment.wall_ms(),
                 payload,
             };
-            if let Ok(bytes) = envelope.encode(GOSSIP_BYTES_MAX)
-                && publish.try_send(Publish(bytes)).is_err()
-            {
-                tracing::debug!("the network is behind: this heartbeat goes directly only");
+            match envelope.encode(GOSSIP_BYTES_MAX).map(|bytes| publish.try_send(Publish(bytes))) {
+                Ok(Ok(())) => self.counters.gossip_out(1),
+                Ok(Err(_)) => tracing::debug!("the network is behind: this heartbeat goes directly only"),
+                Err(error) => tracing::debug!(%error, "this heartbeat goes directly only"),
             }
         }
         for (peer, (_, session)) in self.sessions.clone() {
@@ -201,7 +205,12 @@ impl Heartbeats {
                 (beacon.author.device(), beacon.durable.clone())
             }
             Ok(None) => return,
-            Err(error) => return tracing::debug!(%error, "a beacon was refused"),
+            // Whoever passes on a beacon may not know yet that its author was removed.
+            Err(error @ BeaconError::NotAMember(_)) => return tracing::debug!(%error, "a beacon was passed over"),
+            Err(error) => {
+                self.counters.messages_refused(1);
+                return tracing::warn!(%error, "a beacon was refused");
+            }
         };
         if planted::is(Bug::AckOverGap) {
             self.durable.join(&durable);

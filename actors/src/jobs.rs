@@ -94,7 +94,6 @@ async fn step(
     match job {
         Job::Commit(writes, reply) => {
             let result = engine.local(writes, effects).await;
-            effects.commits += u64::from(result.is_ok());
             let broken = if let Err(CommitError::Storage(error)) = &result { Some(error.clone()) } else { None };
             answers.push(answer(reply, move |committed| {
                 let committed = if planted::is(Bug::FailedCommitAnswered) { Ok(()) } else { committed };

@@ -9,11 +9,12 @@ use starling_schema::key::DeviceKey;
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
 use starling_schema::wire::{
     Ack, Cursor, Hello, PROTOCOL_VERSION, PageResponse, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Refusal, RefusalKind,
-    SnapshotRequest, SnapshotScope, SyncEnvelope, SyncPayload,
+    SnapshotRequest, SnapshotResponse, SnapshotScope, SyncEnvelope, SyncPayload,
 };
 
 use crate::auditor::AskedFor;
 use crate::backfill_buffer::{AskProgress, OfferDirect, PeerMarks, Pulled, PulledSnapshot, SessionDown, SessionUp};
+use crate::counters::Counters;
 use crate::exchange::{ExchangeError, Exchanged, exchange};
 use crate::heartbeats::{Heard, HeartbeatDown, HeartbeatUp};
 use crate::links::{Links, halts};
@@ -380,23 +381,17 @@ impl Handler<Pull> for Session {
             PullWhat::Snapshot { scope, after } => SyncPayload::SnapshotRequest(SnapshotRequest { scope, after }),
         };
         let pulled = self.exchange(request).into_actor(self).then(move |answer, actor, _| {
-            let (peer, buffer) = (actor.peer, actor.links.buffer.clone());
+            let (peer, buffer, counters) = (actor.peer, actor.links.buffer.clone(), actor.links.counters.clone());
             let answer = actor.account(answer).inspect_err(|error| tracing::info!(%peer, %error, "a pull failed")).ok();
             async move {
                 let told = match what {
                     PullWhat::Page { stream, .. } => {
-                        let page = answer.and_then(|payload| page_of(stream, payload));
+                        let page = answer.and_then(|payload| sound_or_counted(&counters, page_of(stream, payload)));
                         buffer.send(Pulled { peer, stream, page }).await
                     }
                     PullWhat::Snapshot { scope, after } => {
-                        let page = answer.and_then(|payload| match payload {
-                            SyncPayload::SnapshotResponse(page)
-                                if (page.scope, page.after) == (scope, after) && page.is_sound() =>
-                            {
-                                Some(page)
-                            }
-                            _ => None,
-                        });
+                        let sound = |payload| sound_or_counted(&counters, snapshot_of(scope, after, payload));
+                        let page = answer.and_then(sound);
                         buffer.send(PulledSnapshot { peer, scope, page }).await
                     }
                 };
@@ -408,6 +403,12 @@ impl Handler<Pull> for Session {
         });
         ctx.spawn(pulled);
     }
+}
+
+/// What a peer answered; an answer that is none counts as refused.
+fn sound_or_counted<T>(counters: &Counters, answer: Option<T>) -> Option<T> {
+    counters.messages_refused(u64::from(answer.is_none()));
+    answer
 }
 
 /// The page of that stream that a payload holds, if it holds a sound one.
@@ -424,6 +425,12 @@ fn page_of(stream: Stream, payload: SyncPayload) -> Option<PageResponse> {
         return None;
     }
     Some(page)
+}
+
+/// The page of that snapshot that a payload holds, if it holds a sound one.
+fn snapshot_of(scope: SnapshotScope, after: Option<Cursor>, payload: SyncPayload) -> Option<SnapshotResponse> {
+    let SyncPayload::SnapshotResponse(page) = payload else { return None };
+    ((page.scope, page.after) == (scope, after) && page.is_sound()).then_some(page)
 }
 
 /// Send this peer our own changes of a kind that follow a number.

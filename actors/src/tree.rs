@@ -86,6 +86,7 @@ impl Protocol {
         secret: &DeviceSecret,
         environment: &Environment,
         transactions: &Addr<Transactions>,
+        counters: Counters,
         stored: Stored,
     ) -> Self {
         let device = secret.device();
@@ -103,6 +104,7 @@ impl Protocol {
             transactions: transactions.clone(),
             retry: retry.clone(),
             buffer: buffer.clone(),
+            counters,
             membership: stored.membership.clone(),
             stored: stored.beacons,
         };
@@ -148,7 +150,8 @@ impl Tree {
             StoreParts { writer, device: secret.device(), events: events.clone(), counters: counters.clone(), noted };
         let transactions = start_store(store, &threads.store, &environment, registry).await?;
         let readers = start_readers(&path, &threads.readers, &environment, registry)?;
-        let protocol = Protocol::start(&threads.protocol, &secret, &environment, &transactions, stored);
+        let protocol =
+            Protocol::start(&threads.protocol, &secret, &environment, &transactions, counters.clone(), stored);
         let network = start_network(options, known_ports, &secret, library, &protocol.roster, &threads.network).await;
         let (network, libp2p) = match network {
             Ok(started) => started,

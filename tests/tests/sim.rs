@@ -4,8 +4,13 @@
 
 #[path = "sim/clock.rs"]
 mod clock;
+<<<<<<< HEAD
 #[path = "sim/crash.rs"]
 mod crash;
+=======
+#[path = "sim/counters.rs"]
+mod counters;
+>>>>>>> 4a36e34 (What a device does not know gets its column after an upgrade; refusals and gossip are counted wherever they happen; mixed versions, counters and a circle made by two devices tested)
 #[path = "sim/delivery.rs"]
 mod delivery;
 #[path = "sim/disk.rs"]
@@ -40,20 +45,31 @@ mod shared;
 mod snapshots;
 #[path = "sim/state.rs"]
 mod state;
+<<<<<<< HEAD
 #[path = "sim/tickets.rs"]
 mod tickets;
+=======
+#[path = "sim/versions.rs"]
+mod versions;
+>>>>>>> 4a36e34 (What a device does not know gets its column after an upgrade; refusals and gossip are counted wherever they happen; mixed versions, counters and a circle made by two devices tested)
 #[path = "sim/whole.rs"]
 mod whole;
 
 use std::time::Duration;
 
 use proptest::prelude::ProptestConfig;
+use starling_tests::sim::Node;
 
 /// Within this, devices on a healthy network are equal and know it.
 const SOON: Duration = Duration::from_secs(10);
 
 /// Within this, devices are equal after links died and came back, or a lot had to be pulled.
 const LATER: Duration = Duration::from_mins(3);
+
+/// How many messages a device refused since it started.
+async fn refused(node: &Node) -> u64 {
+    node.status().await.counters.messages_refused
+}
 
 /// So many cases of a property, or as many as `SIM_CASES` in the environment says. A failed case is named by its seed,
 /// and a smaller seed is no simpler case.

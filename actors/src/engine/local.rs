@@ -30,6 +30,7 @@ impl Engine {
         match self.local_writes(writes, effects).await {
             Ok(receipt) => {
                 self.run("RELEASE one")?;
+                effects.commits += u64::from(effects.committed.len() > batches);
                 Ok(receipt)
             }
             Err(error) => {

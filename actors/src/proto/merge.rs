@@ -123,8 +123,9 @@ pub fn set(record: &SharedRecord, fields: Fields) -> Option<Op> {
 #[must_use]
 pub fn create(record: &SharedRecord, hlc: Hlc, fields: Fields) -> Op {
     let life = record.stamps.deleted.as_ref().map(|deleted| deleted.hlc);
-    let stamp = || Stamp { hlc, seen: Seen::new(), losers: Vec::new() };
-    let stamps = fields.iter().map(|(field, _)| (field, stamp())).collect();
+    // What its author knew of an earlier life counts as seen when somebody else brings that life back.
+    let stamp = |field| Stamp { hlc, seen: seen_of(record, field), losers: Vec::new() };
+    let stamps = fields.iter().map(|(field, _)| (field, stamp(field))).collect();
     Op::Restore { life, fields, stamps }
 }
 
@@ -168,8 +169,12 @@ pub fn losers(record: &SharedRecord) -> Vec<Loser> {
             found.push(Loser { field: *field, hlc, value: value.clone(), deleted: deletion.is_some() });
         };
         if let Some(deletion) = deletion {
-            lost.chain([(stamp.hlc, winner)])
-                .filter(|(hlc, _)| !deletion.seen.covers(*hlc))
+            // What the field shows lost to the delete like the others; what says the same is not listed twice.
+            let is_unseen = |hlc: Hlc| !deletion.seen.covers(hlc);
+            let says_more = |value: &Value| !is_unseen(stamp.hlc) || value != winner;
+            lost.filter(|(_, value)| says_more(value))
+                .chain([(stamp.hlc, winner)])
+                .filter(|(hlc, _)| is_unseen(*hlc))
                 .for_each(|(hlc, value)| found_one(hlc, value));
         } else {
             lost.filter(|(_, value)| *value != winner).for_each(|(hlc, value)| found_one(hlc, value));
@@ -248,6 +253,28 @@ mod tests {
         assert!(record.stamps.is_alive());
         assert_eq!(record.fields.get(1), Some(&Value::Int(2)));
         assert_eq!(losers(&record), []);
+    }
+
+    #[test]
+    fn of_edits_that_a_delete_did_not_know_those_that_say_the_same_are_listed_once() {
+        let base = SharedRecord::default();
+        let (left, right) = (edit(&base, hlc(1, 1), 1), edit(&base, hlc(2, 2), 1));
+        let delete_of = |known: &SharedRecord| delete(known).unwrap().into_delta(hlc(3, 3));
+        let listed = |record: &SharedRecord| losers(record).iter().map(|loser| loser.hlc).collect::<Vec<_>>();
+        let unaware = all(&[left.clone(), right.clone(), delete_of(&base)]);
+        assert_eq!(listed(&unaware), [hlc(2, 2)]);
+        let knew_one = all(&[left, right.clone(), delete_of(&right)]);
+        assert_eq!(listed(&knew_one), [hlc(1, 1)]);
+    }
+
+    #[test]
+    fn who_makes_a_deleted_record_anew_has_seen_what_it_held() {
+        let base = edit(&SharedRecord::default(), hlc(1, 1), 1);
+        let gone = all(&[base.clone(), delete(&base).unwrap().into_delta(hlc(2, 1))]);
+        let anew = create(&gone, hlc(4, 2), Fields::new().with(1, 2_i64)).into_delta(hlc(4, 2));
+        let back = restore(&gone).unwrap().into_delta(hlc(3, 3));
+        let both = all(&[gone, anew, back]);
+        assert_eq!((both.fields.get(1), losers(&both)), (Some(&Value::Int(2)), vec![]));
     }
 
     #[test]

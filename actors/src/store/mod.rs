@@ -50,6 +50,13 @@ impl Registry {
         self
     }
 
+    /// The same models less one, which is then kept for a later version like any that is not known.
+    #[must_use]
+    pub fn without(mut self, model: ModelId) -> Self {
+        self.0.remove(&model);
+        self
+    }
+
     /// A model by its number.
     #[must_use]
     pub fn get(&self, model: ModelId) -> Option<&ModelSpec> {

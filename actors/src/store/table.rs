@@ -19,6 +19,9 @@ use super::sql::{Bind, Cell, Row, Statement};
 use crate::planted::{self, Bug};
 use crate::proto::equality::{Entry, KeyRange, owned_entry, shared_entry};
 
+/// How many rows are read at a time when columns are new: a few hundred kilobytes.
+const SETTLED_AT_ONCE: usize = 2_000;
+
 /// The statements of one model's table.
 #[derive(Debug)]
 pub(crate) struct ModelTable {
@@ -342,6 +345,34 @@ impl ModelTable {
         binds.push(Bind::Blob(extra.as_deref()));
         self.upsert.execute(c, &binds)?;
         Ok(())
+    }
+
+    /// Moves the fields that wait in `extra` into their columns, where there are such now. Says in how many rows it
+    /// looked.
+    pub(crate) fn settle_extra(&self, c: &mut SqliteConnection) -> QueryResult<usize> {
+        let names: Vec<&str> = self.columns.iter().map(|column| column.name).chain(["extra"]).collect();
+        let (name, selected, set) = (self.name, names.join(", "), names.join(" = ?, "));
+        let waiting = Statement::new(&format!(
+            "SELECT id, {selected} FROM {name} WHERE id > ? AND extra IS NOT NULL ORDER BY id LIMIT {SETTLED_AT_ONCE}"
+        ));
+        let settle = Statement::new(&format!("UPDATE {name} SET {set} = ? WHERE id = ?"));
+        let (mut last, mut settled) = (RecordId::MIN, 0);
+        loop {
+            let rows = waiting.rows(c, &[Bind::blob(last.as_bytes())])?;
+            for row in &rows {
+                let mut cells = row.0.clone().into_iter();
+                last = cells.next().and_then(|id| RecordId::from_slice(id.bytes())).ok_or_else(|| corrupt(name))?;
+                let fields = self.read_fields(&mut cells);
+                let extra = self.extra(&fields);
+                let mut binds: Vec<Bind<'_>> = self.values(&fields).collect();
+                binds.extend([Bind::Blob(extra.as_deref()), Bind::blob(last.as_bytes())]);
+                settle.execute(c, &binds)?;
+            }
+            settled += rows.len();
+            if rows.len() < SETTLED_AT_ONCE {
+                return Ok(settled);
+            }
+        }
     }
 
     /// The shared records that follow a key, by key, deleted ones too.

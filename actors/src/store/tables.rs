@@ -8,9 +8,13 @@ use diesel::sqlite::SqliteConnection;
 use starling_schema::ids::{ModelId, RecordId};
 
 use super::Registry;
+use super::ledger;
 use super::sql::{self, Statement};
 use super::table::ModelTable;
 use crate::proto::equality::{Entry, KeyRange};
+
+/// Where it is noted which columns were known when fields were last moved into them.
+const COLUMNS_SETTING: &str = "columns";
 
 /// The tables of the models that this build knows; those of others are made when they are met.
 #[derive(Debug)]
@@ -90,8 +94,37 @@ impl Tables {
         Ok(models)
     }
 
-    /// Moves records that were kept for a later version into their model's own table, now that it is known.
+    /// Moves what was kept for a later version to where it belongs in this one: records of models that are known now
+    /// into their tables, fields that are known now into their columns. All of it or, after a crash, nothing.
     pub(crate) fn adopt(&self, c: &mut SqliteConnection) -> QueryResult<usize> {
+        c.immediate_transaction(|c| {
+            let moved = self.adopt_models(c)?;
+            let columns = self.columns_digest();
+            // Looking for such fields means to read everything, so it is done only when the columns are others.
+            if ledger::setting(c, COLUMNS_SETTING)?.as_deref() == Some(columns.as_slice()) {
+                return Ok(moved);
+            }
+            for table in self.known.values() {
+                table.settle_extra(c)?;
+            }
+            ledger::set_setting(c, COLUMNS_SETTING, &columns)?;
+            Ok(moved)
+        })
+    }
+
+    /// A hash of which fields of which models have columns.
+    fn columns_digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for spec in self.registry.iter() {
+            hasher.update(format!("{}:", spec.id).as_bytes());
+            for column in spec.columns {
+                hasher.update(format!("{} {} {:?},", column.field, column.name, column.kind).as_bytes());
+            }
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    fn adopt_models(&self, c: &mut SqliteConnection) -> QueryResult<usize> {
         let mut moved = 0;
         let ends = (RecordId::MIN, RecordId(uuid::Uuid::max()));
         for table in self.known.values() {

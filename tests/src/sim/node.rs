@@ -39,6 +39,7 @@ struct Inner {
     starts: Cell<u64>,
     network: Network,
     interference: Arc<Interference>,
+    registry: RefCell<Registry>,
     peer: RefCell<Option<PeerHandle>>,
     injector: RefCell<Option<Arc<dyn Injector>>>,
     dead: Arc<AtomicBool>,
@@ -74,6 +75,7 @@ impl Node {
             skew_ms: Arc::default(),
             starts: Cell::new(0),
             network,
+            registry: RefCell::default(),
             peer: RefCell::new(None),
             injector: RefCell::new(None),
             dead: Arc::default(),
@@ -171,7 +173,7 @@ impl Node {
             name: Some(self.0.name.clone()),
             network: NetworkChoice::Given(self.0.network.factory(self.0.number, self.0.dead.clone())),
             environment: self.environment(),
-            registry: Registry::default(),
+            registry: self.0.registry.borrow().clone(),
         };
         let peer = PeerHandle::start(options).await?;
         *self.0.peer.borrow_mut() = Some(peer);
@@ -204,6 +206,13 @@ impl Node {
     /// Ends the peer in order and starts it again.
     pub async fn restart(&self) {
         self.stop().await;
+        self.start().await;
+    }
+
+    /// Ends the peer in order and starts it as a build that knows these models: an older or a newer one.
+    pub async fn rebuild(&self, registry: Registry) {
+        self.stop().await;
+        *self.0.registry.borrow_mut() = registry;
         self.start().await;
     }
 

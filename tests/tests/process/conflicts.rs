@@ -1,7 +1,7 @@
 //! Edits that did not see each other.
 
 use serde_json::{Value, json};
-use starling_tests::process::{Device, Place, agree, conflicts, join};
+use starling_tests::process::{Device, Folder, Place, agree, conflicts, found, index, join, text};
 
 /// Two devices that gave one tag a colour each without knowing of the other; B did so later. Returns the tag's id.
 fn divided(place: &Place) -> (Device, Device, String) {
@@ -100,6 +100,47 @@ fn successive_edits_of_different_devices_are_no_conflict() {
     agree(&[&a, &b]);
     for device in [&a, &b] {
         assert_eq!((color(device, &tag), conflicts(device)), (json!("#000003"), Vec::new()));
+    }
+}
+
+/// The names of the files that are found by a tag or one nested in it.
+fn tagged(device: &Device, tag: &str) -> Vec<String> {
+    let mut names: Vec<String> =
+        found(device, &["--tag", tag]).iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn of_a_circle_of_tags_that_two_devices_made_the_later_edge_is_ignored_on_both() {
+    let place = Place::new();
+    let folder = Folder::with_files(&place.path().join("photos"), 2);
+    let (mut a, mut b) = (place.device("A"), place.device("B"));
+    a.up();
+    index(&a, &folder);
+    let [file, other] = ["file 0.txt", "file 1.txt"];
+    for (tag, file) in [("outer", file), ("inner", other)] {
+        a.ask(&["tag", "new", tag]);
+        a.ask(&["tag", "add", tag, text(&folder.join(file))]);
+    }
+    join(&a, &mut b);
+    agree(&[&a, &b]);
+    b.stop();
+    a.ask(&["tag", "nest", "outer", "inner"]);
+    a.stop();
+    b.up();
+    b.ask(&["tag", "nest", "inner", "outer"]);
+    a.up();
+    agree(&[&a, &b]);
+    for device in [&a, &b] {
+        assert_eq!(tagged(device, "outer"), [file, other], "on {}", device.name());
+        assert_eq!(tagged(device, "inner"), [other], "on {}", device.name());
+    }
+    b.ask(&["tag", "nest", "outer", "inner", "--off"]);
+    agree(&[&a, &b]);
+    for device in [&a, &b] {
+        assert_eq!(tagged(device, "outer"), [file], "on {}", device.name());
+        assert_eq!(tagged(device, "inner"), [file, other], "on {}", device.name());
     }
 }
 

@@ -76,9 +76,11 @@ fn a_forged_beacon_does_not_get_anything_pruned() {
         let bytes = starling_schema::codec::encode(&in_bs_name, 1 << 16).unwrap();
         let forged = Signed { bytes, signature: own.signature };
         let heartbeat = Heartbeat { beacons: vec![own, forged], membership: [0; 32] };
+        let before = crate::refused(&a).await;
         assert_eq!(fake.ask(&a, key, SyncPayload::Heartbeat(heartbeat)).await, SyncPayload::Done);
         cluster.pass(LATER).await;
         assert_eq!(a.status().await.log.entries, 3);
+        assert_eq!(crate::refused(&a).await - before, 1);
     });
 }
 
@@ -96,8 +98,11 @@ fn a_forged_membership_statement_changes_nothing_on_any_path() {
         let in_bs_name = Signed { bytes, signature: by_stranger.signature };
         let mut hello = fake.hello();
         hello.statements.extend([by_stranger, in_bs_name]);
+        let before = crate::refused(&a).await;
         fake.ask(&a, key, SyncPayload::Hello(hello)).await;
         cluster.pass(LATER).await;
+        // The stranger's own is a sound statement that makes nobody a member; the other is a forgery.
+        assert_eq!(crate::refused(&a).await - before, 1);
         for node in [&a, &b] {
             assert_eq!(node.peer().members().await.unwrap().len(), 3);
         }
@@ -117,12 +122,14 @@ fn a_broadcast_in_anothers_name_is_refused() {
             fields: Some(starling_schema::value::Fields::new().with(Location::NAME, "forged")),
         };
         let change = starling_schema::wire::StateChange { owner: b.id(), after: 1, row };
+        let before = crate::refused(&a).await;
         let mut envelope = fake.envelope(SyncPayload::StateChange(change));
         fake.publish_bytes(envelope.encode(1 << 16).unwrap()).await;
         envelope.device = b.id();
         fake.publish_bytes(envelope.encode(1 << 16).unwrap()).await;
         cluster.pass(SOON).await;
         assert_eq!((a.get::<Location>(location).await, b.get::<Location>(location).await), (None, None));
+        assert_eq!(crate::refused(&a).await - before, 2);
         check::assert_equal(&[&a, &b]).await;
     });
 }

@@ -386,6 +386,7 @@ fn a_batch_of_anothers_stream_or_one_that_cannot_be_is_refused_and_nothing_appli
         let asked = Asked::new(cluster).await;
         let (ours, theirs) = (asked.fake.key().device(), asked.node.id());
         let (_, before) = asked.heads().await;
+        let refused = crate::refused(&asked.node).await;
         let foreign_stamp = SharedChange { hlc: Hlc::at(1, theirs), ..rename(&asked.fake, 1, "forged") };
         for payload in [
             SyncPayload::StateChange(StateChange { owner: theirs, after: 1, row: row(2, "forged") }),
@@ -404,6 +405,7 @@ fn a_batch_of_anothers_stream_or_one_that_cannot_be_is_refused_and_nothing_appli
         }
         assert_eq!((asked.node.tag_name(RECORD).await, asked.node.get::<Location>(RECORD).await), (None, None));
         assert_eq!(asked.heads().await.1, before);
+        assert_eq!(crate::refused(&asked.node).await - refused, 6);
     });
 }
 
@@ -414,12 +416,14 @@ fn garbage_is_a_bad_request_and_another_version_says_so() {
         let sound = asked.fake.envelope(SyncPayload::Done).encode(1 << 16).unwrap();
         let bomb = [vec![PROTOCOL_VERSION, 1], starling_schema::codec::compress(&vec![0; 32 << 20]).unwrap()].concat();
         let long = [sound.clone(), vec![0]].concat();
+        let refused = crate::refused(&asked.node).await;
         for bytes in [vec![], vec![PROTOCOL_VERSION], vec![PROTOCOL_VERSION, 9, 9], sound[..20].to_vec(), long, bomb] {
             assert_eq!(asked.fake.refused_bytes(asked.key, bytes).await, RefusalKind::BadRequest);
         }
         let mut newer = sound;
         newer[0] = PROTOCOL_VERSION + 1;
         assert_eq!(asked.fake.refused_bytes(asked.key, newer).await, RefusalKind::Version);
+        assert_eq!(crate::refused(&asked.node).await - refused, 7);
         assert_eq!(asked.ask(SyncPayload::Hello(asked.fake.hello())).await.name(), "hello");
     });
 }
@@ -432,10 +436,12 @@ fn a_message_about_another_library_or_in_anothers_name_is_refused() {
         elsewhere.library = LibraryId(Uuid::from_u128(1));
         let mut in_anothers_name = asked.fake.envelope(SyncPayload::Hello(asked.fake.hello()));
         in_anothers_name.device = asked.node.id();
+        let refused = crate::refused(&asked.node).await;
         for envelope in [elsewhere, in_anothers_name] {
             let bytes = envelope.encode(1 << 16).unwrap();
             assert_eq!(asked.fake.refused_bytes(asked.key, bytes).await, RefusalKind::NotAMember);
         }
+        assert_eq!(crate::refused(&asked.node).await - refused, 2);
     });
 }
 
@@ -448,6 +454,7 @@ fn a_stranger_is_refused_whatever_it_asks_and_learns_not_even_the_library() {
         stranger.dial(asked.node.number(), asked.key).await.unwrap();
         let page = PageRequest { origin: asked.node.id(), after: 0 };
         let all = DigestRequest { model: Tag::MODEL, from: RecordId::MIN, through: RecordId(Uuid::max()) };
+        let refused = crate::refused(&asked.node).await;
         for payload in [
             SyncPayload::Hello(stranger.hello()),
             SyncPayload::StateRequest(page),
@@ -462,5 +469,6 @@ fn a_stranger_is_refused_whatever_it_asks_and_learns_not_even_the_library() {
             assert!(matches!(answer.payload, SyncPayload::Error(refusal) if refusal.kind == RefusalKind::NotAMember));
         }
         assert_eq!(asked.node.get::<Location>(RECORD).await, None);
+        assert_eq!(crate::refused(&asked.node).await - refused, 7);
     });
 }

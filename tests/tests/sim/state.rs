@@ -314,6 +314,7 @@ fn a_row_of_another_owner_in_ones_own_stream_changes_nothing() {
         fake.ask(&a, key, batch(&fake, 0, vec![row(1, location, "stolen"), deleted])).await;
         assert_eq!(a.get::<Location>(location).await, before);
         assert_eq!(a.owner::<Location>(location).await, Some(a.id()));
+        assert_eq!(a.status().await.counters.rows_refused, 2);
     });
 }
 
@@ -326,8 +327,10 @@ fn a_pushed_change_of_another_owners_stream_is_refused() {
         let (fake, key) = FakeMember::join(cluster, &b, 1).await;
         let rows = vec![row(1_000, location, "stolen")];
         let forged = StateBatch { owner: a.id(), after: 2, through: 1_000, rows };
+        let before = crate::refused(&b).await;
         let answer = fake.ask(&b, key, SyncPayload::StateBatch(forged)).await;
         assert!(matches!(answer, SyncPayload::Error(_)), "{answer:?}");
+        assert_eq!(crate::refused(&b).await - before, 1);
         assert_eq!(b.get::<Location>(location).await.unwrap().name.unwrap(), "photos");
         assert_eq!(
             b.get::<Location>(location).await.unwrap().fields(),
