@@ -4,13 +4,10 @@
 
 #[path = "sim/clock.rs"]
 mod clock;
-<<<<<<< HEAD
-#[path = "sim/crash.rs"]
-mod crash;
-=======
 #[path = "sim/counters.rs"]
 mod counters;
->>>>>>> 4a36e34 (What a device does not know gets its column after an upgrade; refusals and gossip are counted wherever they happen; mixed versions, counters and a circle made by two devices tested)
+#[path = "sim/crash.rs"]
+mod crash;
 #[path = "sim/delivery.rs"]
 mod delivery;
 #[path = "sim/disk.rs"]
@@ -45,13 +42,10 @@ mod shared;
 mod snapshots;
 #[path = "sim/state.rs"]
 mod state;
-<<<<<<< HEAD
 #[path = "sim/tickets.rs"]
 mod tickets;
-=======
 #[path = "sim/versions.rs"]
 mod versions;
->>>>>>> 4a36e34 (What a device does not know gets its column after an upgrade; refusals and gossip are counted wherever they happen; mixed versions, counters and a circle made by two devices tested)
 #[path = "sim/whole.rs"]
 mod whole;
 
