@@ -134,8 +134,11 @@ impl RetrySchedule {
             if self.acked_by(peer, kind) >= self.head(kind) {
                 self.items.remove(&(peer, kind));
             } else {
-                let fresh = Progress { due_at_ms: now_ms.saturating_add(FIRST_SEND_MS), ..Progress::default() };
-                self.items.entry((peer, kind)).or_insert(fresh).is_under_way = false;
+                // Its hello says first how far it is.
+                let due_at_ms = now_ms.saturating_add(FIRST_SEND_MS);
+                let progress = self.items.entry((peer, kind)).or_default();
+                progress.is_under_way = false;
+                progress.due_at_ms = progress.due_at_ms.max(due_at_ms);
             }
         }
     }

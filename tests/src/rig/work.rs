@@ -84,7 +84,7 @@ impl World<'_> {
                 self.extra_states(writes);
                 Ok(())
             }
-            Err(CommitError::Deleted { .. } | CommitError::Busy) => Ok(()),
+            Err(CommitError::Deleted { .. } | CommitError::Purged { .. } | CommitError::Busy) => Ok(()),
             Err(CommitError::Behind { .. }) if self.devices[at].is_older => {
                 self.sometimes.reach("an older copy refused a write");
                 Ok(())
