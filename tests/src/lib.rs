@@ -12,6 +12,7 @@
 
 pub mod bench;
 pub mod check;
+pub mod mutants;
 pub mod process;
 pub mod reference;
 pub mod rig;

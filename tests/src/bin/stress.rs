@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use starling_tests::{bench, rig};
+use starling_tests::{bench, mutants, rig};
 
 /// Puts Starling under load and measures it.
 #[derive(Debug, Parser)]
@@ -23,6 +23,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Run simulated clusters under random work and trouble, from seeds
     Sim(rig::Arguments),
+    /// Plant each known bug in turn, and see that simulated clusters find it
+    Mutants(mutants::Arguments),
     /// A peer that a benchmark drives through its standard input
     #[command(hide = true)]
     BenchPeer(bench::PeerArguments),
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Bench(arguments) => bench::run(&arguments, cli.json),
         Command::Sim(arguments) => rig::command(&arguments, cli.json),
+        Command::Mutants(arguments) => mutants::run(&arguments, cli.json),
         Command::BenchPeer(arguments) => bench::serve_peer(&arguments),
     };
     match done {

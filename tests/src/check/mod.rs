@@ -22,6 +22,6 @@ pub use promises::kept_promises;
 pub use pruning::PruneCheck;
 pub use quiet::unrest;
 pub use sample::{Held, Sample};
-pub use stamps::StampCheck;
+pub use stamps::{StampCheck, not_dragged};
 pub use violation::Violation;
 pub use watermarks::WatermarkCheck;

@@ -1,10 +1,11 @@
 //! The clock: a device's stamps rise with its numbers, whatever its wall clock does and however often it restarts, and
 //! each is higher than every stamp that the device had applied.
 //!
-//! Not verified here: what a stamp far in the future does to others (`agreement` sees what they hold).
+//! Not verified here: what those who park a stamp from far in the future hold (`agreement` sees that).
 
 use std::collections::BTreeMap;
 
+use starling::proto::clock::DRIFT_MS_MAX;
 use starling_schema::change::SharedChange;
 use starling_schema::hlc::Hlc;
 use starling_schema::ids::DeviceId;
@@ -55,6 +56,24 @@ impl StampCheck {
     }
 }
 
+/// Judges what a device wrote by the latest that its own wall clock ever showed: no peer drags a clock further ahead
+/// than the drift that is followed.
+///
+/// # Errors
+/// When a stamp is further ahead.
+pub fn not_dragged(changes: &[SharedChange], latest_wall_ms: u64) -> Result<(), Violation> {
+    // The stamp after the last one that is followed may carry into the next millisecond.
+    let bound_ms = latest_wall_ms + DRIFT_MS_MAX + 1;
+    match changes.iter().find(|change| change.hlc.wall_ms() > bound_ms) {
+        None => Ok(()),
+        Some(change) => {
+            let ahead_ms = change.hlc.wall_ms() - latest_wall_ms;
+            let detail = format!("{} is {ahead_ms} ms ahead of all that its device's clock ever showed", change.hlc);
+            Err(Violation::new("clock", detail))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
@@ -76,6 +95,13 @@ mod tests {
         check.wrote(&[change(A, 1, 10), change(A, 2, 11)], None).unwrap();
         assert_eq!(check.clone().wrote(&[change(A, 3, 11)], None).unwrap_err().checker, "clock");
         check.wrote(&[change(A, 3, 12)], None).unwrap();
+    }
+
+    #[test]
+    fn a_clock_that_was_dragged_too_far_is_found() {
+        let at = |wall_ms| [SharedChange { hlc: Hlc::at(wall_ms, A), ..change(A, 1, 0) }];
+        not_dragged(&at(10_000 + DRIFT_MS_MAX), 10_000).unwrap();
+        assert_eq!(not_dragged(&at(10_002 + DRIFT_MS_MAX), 10_000).unwrap_err().checker, "clock");
     }
 
     #[test]

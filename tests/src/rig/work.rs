@@ -8,7 +8,9 @@ use starling_schema::change::{Action, Write};
 use starling_schema::ids::{DeviceId, LibraryId};
 use starling_schema::model::Syncable;
 use starling_schema::models::TagRelationship;
+use starling_schema::stream::Stream;
 
+use super::faults::name;
 use super::workload::{Work, Worker};
 use super::world::{Standing, World};
 use crate::check::Violation;
@@ -34,6 +36,7 @@ impl World<'_> {
         if commits.iter().flatten().any(|write| brings_back(write, &conflicts)) {
             self.sometimes.reach("a loser was brought back");
         }
+        self.meddle(work).await?;
         let before = self.commits;
         if work.together {
             self.commit(work.node, commits).await?;
@@ -45,6 +48,23 @@ impl World<'_> {
         let made = self.commits - before;
         self.note(format!("{work}: {made} acknowledged"));
         Ok(())
+    }
+
+    /// Now and then somebody writes a row of another device. Nothing may come of it, whatever else goes on.
+    async fn meddle(&mut self, work: &Work) -> Result<(), Violation> {
+        let node = self.devices[work.node].node.clone();
+        let Some(write) = self.things.meddling(work, node.id()) else { return Ok(()) };
+        let Some(before) = self.look(work.node).await? else { return Ok(()) };
+        let peer = node.peer();
+        let stream = Stream::state(before.device);
+        match self.watching(work.node, async { peer.commit(vec![write]).await }).await? {
+            Some(Ok(receipt)) if receipt.state_head > before.marks.get(stream) => {
+                let detail = format!("{} wrote a row of another device", name(work.node));
+                Err(Violation::new("ownership", detail))
+            }
+            // It was refused, or the row is not known there.
+            _ => Ok(()),
+        }
     }
 
     /// Makes commits at the same time.

@@ -18,7 +18,7 @@ use super::injector::Interference;
 use super::plan::Plan;
 use super::sometimes::Sometimes;
 use super::workload::Things;
-use crate::check::{AckedCheck, PruneCheck, Sample, StampCheck, Violation, WatermarkCheck, kept_promises};
+use crate::check::{AckedCheck, PruneCheck, Sample, StampCheck, Violation, WatermarkCheck, kept_promises, not_dragged};
 use crate::reference::Reference;
 use crate::sim::{Backup, Cluster, Node};
 
@@ -206,6 +206,7 @@ impl<'a> World<'a> {
             .observe(sample.device, &sample.wrote)
             .map_err(|reused| Violation::new("reuse", format!("in the log of {}: {reused}", node.name())))?;
         self.stamps.wrote(&sample.wrote, before.map(|before| &before.marks))?;
+        not_dragged(&sample.wrote, node.latest_wall_ms())?;
         self.watermarks.look(&sample)?;
         self.judge_what_it_said(at, &sample).await?;
         self.sometimes.sampled(&sample);

@@ -36,6 +36,8 @@ struct Inner {
     seed: u64,
     epoch: Instant,
     skew_ms: Arc<AtomicI64>,
+    /// The latest that the wall clock showed before it was last set.
+    latest_ms: Cell<u64>,
     starts: Cell<u64>,
     network: Network,
     interference: Arc<Interference>,
@@ -73,6 +75,7 @@ impl Node {
             seed,
             epoch,
             skew_ms: Arc::default(),
+            latest_ms: Cell::default(),
             starts: Cell::new(0),
             network,
             registry: RefCell::default(),
@@ -187,10 +190,7 @@ impl Node {
         let hash = blake3::derive_key("starling simulation", &words);
         let seed = u64::from_le_bytes(std::array::from_fn(|at| hash[at]));
         let (epoch, skew_ms) = (self.0.epoch, self.0.skew_ms.clone());
-        let wall: WallClock = Arc::new(move || {
-            let since_ms = u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-            (BEGIN_MS + since_ms).saturating_add_signed(skew_ms.load(Ordering::Relaxed))
-        });
+        let wall: WallClock = Arc::new(move || wall_ms(epoch, &skew_ms));
         let injector = self.0.injector.borrow().clone();
         Environment::simulated(seed, wall).with_injector(injector.unwrap_or_else(|| self.0.interference.clone()))
     }
@@ -250,11 +250,19 @@ impl Node {
 
     /// Sets the wall clock off by so many milliseconds.
     pub fn skew_ms(&self, skew_ms: i64) {
+        self.0.latest_ms.set(self.latest_wall_ms());
         self.0.skew_ms.store(skew_ms, Ordering::Relaxed);
+    }
+
+    /// The latest that its wall clock ever showed, in milliseconds since 1970.
+    #[must_use]
+    pub fn latest_wall_ms(&self) -> u64 {
+        self.0.latest_ms.get().max(wall_ms(self.0.epoch, &self.0.skew_ms))
     }
 
     pub(super) fn shift_clock(&self, time: Duration) {
         let ms = i64::try_from(time.as_millis()).expect("a few years at most");
+        self.0.latest_ms.set(self.latest_wall_ms());
         self.0.skew_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
@@ -326,6 +334,11 @@ impl Node {
     pub async fn conflicts(&self) -> Vec<Conflict> {
         self.peer().conflicts().await.unwrap_or_else(|error| panic!("{}: {error}", self.0.name))
     }
+}
+
+fn wall_ms(epoch: Instant, skew_ms: &AtomicI64) -> u64 {
+    let since_ms = u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+    (BEGIN_MS + since_ms).saturating_add_signed(skew_ms.load(Ordering::Relaxed))
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {

@@ -2,17 +2,30 @@
 
 use std::collections::BTreeSet;
 
-use rand::Rng;
 use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use starling_schema::change::Write;
+use starling_schema::ids::{DeviceId, RecordId};
 use starling_schema::model::Syncable;
 use starling_schema::models::{Device, Entry, EntryKind, Location, UserMetadataDevice, Volume};
 use starling_schema::value::{Fields, Value};
 
-use super::{BULK_ROWS, Indexed, Kind, POOL_MAX, Things, Worker, content, word};
+use super::{BULK_ROWS, Indexed, Kind, POOL_MAX, Things, Work, Worker, content, word};
 
 impl Things {
+    /// A write that is not this device's to make, in one piece of work of eight.
+    pub(in super::super) fn meddling(&self, work: &Work, device: DeviceId) -> Option<Write> {
+        let mut random = ChaCha8Rng::seed_from_u64(!work.seed);
+        if !random.random_bool(0.125) {
+            return None;
+        }
+        let others = self.own.iter().filter(|(owner, _)| **owner != device).flat_map(|(_, own)| &own.entries);
+        let foreign: Vec<RecordId> = others.map(|entry| entry.id).collect();
+        let entry = *foreign.choose(&mut random)?;
+        Some(Write::patch(Entry::MODEL, entry, Fields::new().with(Entry::NAME, word(&mut random))))
+    }
+
     pub(super) fn owned(&mut self, kind: Kind, worker: &Worker<'_>, random: &mut ChaCha8Rng) -> Vec<Write> {
         let device = worker.device;
         match kind {
