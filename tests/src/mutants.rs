@@ -1,6 +1,7 @@
 //! The command `stress mutants`: plants each bug in turn and runs seeds until a checker objects. A bug that nobody
 //! notices is a hole in the checkers, in the work, or in the trouble.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -9,6 +10,7 @@ use anyhow::{Context, ensure};
 use parking_lot::Mutex;
 use starling::planted::{Bug, plant};
 
+use crate::check::Violation;
 use crate::rig::{Plan, Size, run as run_plan};
 
 /// Options of `mutants`.
@@ -41,14 +43,11 @@ pub struct Arguments {
 }
 
 /// Who found a bug, and where.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Found {
-    /// The seed.
-    pub seed: u64,
-    /// Which checker objected.
-    pub checker: &'static str,
-    /// To what.
-    pub detail: String,
+#[derive(Debug)]
+struct Found {
+    seed: u64,
+    checker: &'static str,
+    detail: String,
 }
 
 fn by_name(name: &str) -> Result<Bug, String> {
@@ -56,22 +55,40 @@ fn by_name(name: &str) -> Result<Bug, String> {
     Bug::ALL.iter().copied().find(|bug| bug.name() == name).ok_or_else(|| format!("there are: {}", known()))
 }
 
-/// What a checker says of a seed with a bug in all devices; none when the seed goes well, or goes wrong without the
-/// bug too.
-#[must_use]
-pub fn hunt(bug: Bug, seed: u64, size: Size) -> Option<Found> {
-    let plan = Plan::new(seed, size);
-    let violation = with(Some(bug), &plan)?;
-    if let Some(other) = with(None, &plan) {
-        tracing::error!(seed, violation = %other, "a seed breaks a promise without any bug");
-        return None;
+/// Runs seeds with a bug in all devices. A seed that goes wrong without any bug says nothing, and is left out.
+#[derive(Debug)]
+struct Hunt {
+    size: Size,
+    /// Seeds that were tried without a bug, and whether they went well.
+    sound: Mutex<BTreeMap<u64, bool>>,
+}
+
+impl Hunt {
+    fn seed(&self, bug: Bug, seed: u64) -> Option<Found> {
+        let plan = Plan::new(seed, self.size);
+        if self.sound.lock().get(&seed) == Some(&false) {
+            return None;
+        }
+        let Violation { checker, detail } = with(Some(bug), &plan)?;
+        self.is_sound(&plan).then_some(Found { seed, checker, detail })
     }
-    Some(Found { seed, checker: violation.checker, detail: violation.detail })
+
+    fn is_sound(&self, plan: &Plan) -> bool {
+        let known = self.sound.lock().get(&plan.seed).copied();
+        known.unwrap_or_else(|| {
+            let violation = with(None, plan);
+            if let Some(violation) = &violation {
+                tracing::error!(seed = plan.seed, %violation, "a seed breaks a promise without any bug");
+            }
+            self.sound.lock().insert(plan.seed, violation.is_none());
+            violation.is_none()
+        })
+    }
 }
 
 /// What a checker says of a plan with this bug, or none, in all devices.
 #[must_use]
-pub fn with(bug: Option<Bug>, plan: &Plan) -> Option<crate::check::Violation> {
+pub fn with(bug: Option<Bug>, plan: &Plan) -> Option<Violation> {
     plant(bug);
     let outcome = run_plan(plan);
     plant(None);
@@ -87,11 +104,12 @@ pub fn run(arguments: &Arguments, json: bool) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let jobs = arguments.jobs.unwrap_or(cores).clamp(1, bugs.len());
     let (next, survivors) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    let hunt = Hunt { size: arguments.size(), sound: Mutex::default() };
     let work = || -> anyhow::Result<()> {
         while let Some(bug) = bugs.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed))?).copied() {
             let begun = now();
             let mut seeds = arguments.from..arguments.from.saturating_add(arguments.seeds);
-            let found = seeds.find_map(|seed| hunt(bug, seed, arguments.size()));
+            let found = seeds.find_map(|seed| hunt.seed(bug, seed));
             arguments.report(bug, found.as_ref(), begun.elapsed().as_secs_f64(), json)?;
             if found.is_none() {
                 survivors.lock().push(bug.name());

@@ -32,6 +32,8 @@ mod payloads;
 mod purge;
 #[path = "sim/reference.rs"]
 mod reference;
+#[path = "sim/planted.rs"]
+mod planted;
 #[path = "sim/retry.rs"]
 mod retry;
 #[path = "sim/rig.rs"]

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use starling_tests::rig::{Plan, Size, run};
 
 /// Small enough for a build without optimisation.
-const SMALL: Size = Size { nodes: 4, hours: 1, ops: 60 };
+pub(crate) const SMALL: Size = Size { nodes: 4, hours: 1, ops: 60 };
 
 /// Runs a seed, or the one that is named in the environment; gives the hash over what was delivered and held.
 fn trouble(seed: u64) -> blake3::Hash {
