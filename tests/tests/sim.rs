@@ -28,12 +28,12 @@ mod orders;
 mod pausing;
 #[path = "sim/payloads.rs"]
 mod payloads;
+#[path = "sim/planted.rs"]
+mod planted;
 #[path = "sim/purge.rs"]
 mod purge;
 #[path = "sim/reference.rs"]
 mod reference;
-#[path = "sim/planted.rs"]
-mod planted;
 #[path = "sim/retry.rs"]
 mod retry;
 #[path = "sim/rig.rs"]
