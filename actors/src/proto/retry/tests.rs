@@ -112,8 +112,10 @@ fn an_item_survives_a_restart_with_its_attempts() {
     let mut schedule = RetrySchedule::restore([(Shared, 1)], items.clone(), []);
     assert_eq!(schedule.due(10_000, EVEN), []);
     schedule.connected(peer(1), [], 10_000);
-    assert_eq!(schedule.items().collect::<Vec<_>>(), items);
-    assert_eq!(schedule.due(10_000, EVEN), [Send { peer: peer(1), kind: Shared, after: 0 }]);
+    let attempts = |items: &[RetryItem]| items.iter().map(|item| item.attempts).collect::<Vec<_>>();
+    assert_eq!(attempts(&schedule.items().collect::<Vec<_>>()), attempts(&items));
+    assert_eq!(schedule.due(10_000 + FIRST_SEND_MS - 1, EVEN), []);
+    assert_eq!(schedule.due(10_000 + FIRST_SEND_MS, EVEN), [Send { peer: peer(1), kind: Shared, after: 0 }]);
 }
 
 #[test]
