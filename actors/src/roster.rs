@@ -37,6 +37,9 @@ const MAILBOX: usize = crate::network::EVENTS_MAX;
 /// How soon an open ticket's end, and a network that was too busy to be told who belongs, are looked at again.
 const LOOK_AGAIN_MS: u64 = 1_000;
 
+/// How soon a statement that could not be stored is stored again: a full disk is not emptied faster.
+const STORE_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Batches that take more memory than this are not even tried as gossip: ten times what fits, as well as they pack.
 const GOSSIP_WEIGHT_MAX: usize = 10 * GOSSIP_BYTES_MAX;
 
@@ -161,14 +164,21 @@ impl Roster {
         if new.is_empty() {
             return;
         }
-        let notes = unknown.into_iter().filter(|s| new.contains(&s.id())).map(Note::Statement).collect();
+        self.store(unknown.into_iter().filter(|s| new.contains(&s.id())).collect(), ctx);
+        self.membership_changed(ctx);
+    }
+
+    /// Stores statements; when that fails, again in a while. They count here already, so nobody has to say them again.
+    fn store(&self, statements: Vec<Signed>, ctx: &mut Context<Self>) {
+        let Some(links) = &self.links else { return };
+        let notes = statements.iter().cloned().map(Note::Statement).collect();
         let kept = links.transactions.send(Keep(notes)).into_actor(self);
-        ctx.spawn(kept.map(|outcome, _, _| {
+        ctx.spawn(kept.map(|outcome, _, ctx| {
             if let Ok(Err(error)) = outcome {
-                tracing::warn!(%error, "membership statements could not be stored: they will come again");
+                tracing::warn!(%error, "membership statements could not be stored yet");
+                ctx.run_later(STORE_AGAIN, |actor, ctx| actor.store(statements, ctx));
             }
         }));
-        self.membership_changed(ctx);
     }
 
     /// Judges a gossip message and passes on what it holds.

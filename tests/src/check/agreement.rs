@@ -33,11 +33,22 @@ pub fn agrees_so_far(held: &Held, reference: &Reference) -> Result<(), Violation
 /// When it is not what the reference lists.
 pub fn conflicts_agree(name: &str, listed: &[Conflict], reference: &Reference) -> Result<(), Violation> {
     let expected = reference.conflicts();
-    let differs = listed.iter().zip(&expected).find(|(listed, expected)| listed != expected);
-    if differs.is_none() && listed.len() == expected.len() {
+    if listed == expected.as_slice() {
         return Ok(());
     }
-    let detail = format!("{name} lists {}, the reference {}; {differs:#?}", listed.len(), expected.len());
+    let only = |some: &[Conflict], others: &[Conflict]| {
+        some.iter().find(|conflict| !others.contains(conflict)).map(|conflict| {
+            let writes = reference.about(conflict.model, conflict.record);
+            format!("{conflict:?} of the writes {writes:#?}")
+        })
+    };
+    let detail = format!(
+        "{name} lists {}, the reference {}\nlisted only: {:?}\nnot listed: {}",
+        listed.len(),
+        expected.len(),
+        only(listed, &expected),
+        only(&expected, listed).unwrap_or_else(|| "all".to_owned())
+    );
     Err(Violation::new("conflicts", detail))
 }
 

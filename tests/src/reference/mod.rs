@@ -97,6 +97,12 @@ impl Reference {
         Self { registry: self.registry.clone(), changes: changes.map(|(key, change)| (*key, change.clone())).collect() }
     }
 
+    /// Every change of one record, by origin and number.
+    #[must_use]
+    pub fn about(&self, model: ModelId, record: RecordId) -> Vec<&SharedChange> {
+        self.changes.values().filter(|change| (change.model, change.record) == (model, record)).collect()
+    }
+
     /// The lines of shared records in a canonical dump: by model, then by record.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {

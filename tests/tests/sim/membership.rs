@@ -1,15 +1,18 @@
 //! Membership: who gets in, and what those who are not in get.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use starling::JoinError;
 use starling::network::NetworkError;
+use starling::rig::Fault;
 use starling_schema::models::{Location, Tag};
 use starling_schema::signed::{Beacon, Signed, Statement, StatementBody};
 use starling_schema::stream::{Stream, Watermarks};
 use starling_schema::wire::{Heartbeat, RefusalKind, SyncPayload};
 use starling_tests::check;
+use starling_tests::rig::{Interference, Limits};
 use starling_tests::sim::{Cluster, FakeMember, Node};
 
 use crate::{LATER, SOON};
