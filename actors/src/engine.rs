@@ -265,7 +265,7 @@ impl Engine {
     /// What the store waits for.
     pub(crate) fn awaited(&self) -> Awaited {
         let parked = self.parked.iter().map(|(origin, changes)| (*origin, changes.len() as u64)).collect();
-        Awaited { parked, lacking: self.lacking() }
+        Awaited { parked, lacking: self.lacking(), trouble: None }
     }
 }
 

@@ -42,7 +42,11 @@ impl Job {
 type Answer = Box<dyn FnOnce(Result<(), StoreError>)>;
 
 /// Runs jobs within one transaction; afterwards everybody has an answer. No effects: it was rolled back.
-pub(crate) async fn transaction(mut engine: Engine, sync: Sync, jobs: Vec<Job>) -> (Engine, Option<Effects>) {
+pub(crate) async fn transaction(
+    mut engine: Engine,
+    sync: Sync,
+    jobs: Vec<Job>,
+) -> (Engine, Result<Effects, StoreError>) {
     let mut effects = Effects::default();
     let mut answers: Vec<Answer> = Vec::new();
     let mut outcome = engine.begin(sync);
@@ -71,7 +75,7 @@ pub(crate) async fn transaction(mut engine: Engine, sync: Sync, jobs: Vec<Job>) 
     for answer in answers {
         answer(outcome.clone());
     }
-    (engine, outcome.is_ok().then_some(effects))
+    (engine, outcome.map(|()| effects))
 }
 
 /// Commits. An empty transaction would sync nothing, and what came from peers before it would pass for durable: a full

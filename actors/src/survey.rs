@@ -126,7 +126,10 @@ fn verdict(state: LibraryState, peers: &[PeerStatus], awaited: &Awaited, differi
     let online = peers.iter().filter(|peer| peer.online).count();
     let behind: Vec<&PeerStatus> = peers.iter().filter(|peer| peer.online && peer.behind_them > 0).collect();
     let not = |reason: String| SyncVerdict { in_sync: false, reason };
-    let Awaited { parked, lacking } = awaited;
+    let Awaited { parked, lacking, trouble } = awaited;
+    if let Some(trouble) = trouble {
+        return not(format!("the disk takes no writes: {trouble}"));
+    }
     if *lacking > 0 {
         return not(format!(
             "this database is an older copy: {lacking} of this device's own changes are known to others only"

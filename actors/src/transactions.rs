@@ -34,6 +34,9 @@ const GROUP_MAX: usize = 128;
 /// About how long what came from peers may stay undurable, in milliseconds; jittered.
 const FLUSH_MS: u64 = 500;
 
+/// How soon it is tried again whether the disk takes writes: soon for people, seldom for the log that says so.
+const TROUBLE_MS: u64 = 5_000;
+
 /// The most changed records that one event names.
 const EVENT_RECORDS_MAX: usize = 256;
 
@@ -161,6 +164,8 @@ pub(crate) struct Transactions {
     applied: Watermarks,
     durable: Watermarks,
     awaited: Awaited,
+    /// Why the last transaction failed, if it did.
+    trouble: Option<StoreError>,
     listeners: Vec<Recipient<Advanced>>,
     events: Recipient<Happened>,
     environment: Environment,
@@ -181,6 +186,7 @@ impl Transactions {
             applied: engine.marks.clone(),
             durable: Watermarks::new(),
             awaited: engine.awaited(),
+            trouble: None,
             engine: Some(engine),
             queue: VecDeque::new(),
             listeners: Vec::new(),
@@ -216,12 +222,17 @@ impl Transactions {
         while jobs.len() < jobs_max && self.queue.front().is_some_and(|job| job.sync() == sync) {
             jobs.extend(self.queue.pop_front());
         }
-        let done = transaction(engine, sync, jobs).into_actor(self).map(move |(engine, effects), actor, ctx| {
+        let done = transaction(engine, sync, jobs).into_actor(self).map(move |(engine, outcome), actor, ctx| {
             actor.awaited = engine.awaited();
+            actor.trouble = outcome.as_ref().err().cloned();
             let release_at = engine.release_at();
             let marks = engine.marks.clone();
             actor.engine = Some(engine);
-            actor.after(sync, marks, effects, ctx);
+            match outcome {
+                Ok(effects) => actor.after(sync, marks, effects, ctx),
+                // Also where nothing else is to be written: that there is room again shows by trying.
+                Err(_) => actor.flush_within(Duration::from_millis(TROUBLE_MS), ctx),
+            }
             actor.release_when(release_at, ctx);
             actor.next(ctx);
         });
@@ -229,8 +240,7 @@ impl Transactions {
     }
 
     /// Tells what a transaction changed, and sees to it that it becomes durable.
-    fn after(&mut self, sync: Sync, marks: Watermarks, effects: Option<Effects>, ctx: &mut Context<Self>) {
-        let Some(effects) = effects else { return };
+    fn after(&mut self, sync: Sync, marks: Watermarks, effects: Effects, ctx: &mut Context<Self>) {
         let before = (self.applied.clone(), self.durable.clone());
         self.applied = marks;
         if sync == Sync::Full {
@@ -264,16 +274,23 @@ impl Transactions {
             }
         }
         if self.applied != self.durable && !self.flush_due {
-            self.flush_due = true;
             let wait = Duration::from_millis(self.environment.wait_ms(Timer::Flush, FLUSH_MS));
-            ctx.run_later(wait.mul_f64(0.8 + 0.4 * self.environment.fraction()), |actor, ctx| {
-                actor.flush_due = false;
-                if actor.applied != actor.durable {
-                    actor.queue.push_back(Job::Flush);
-                    actor.next(ctx);
-                }
-            });
+            self.flush_within(wait.mul_f64(0.8 + 0.4 * self.environment.fraction()), ctx);
         }
+    }
+
+    /// Makes everything durable some time from now, unless that is due already.
+    fn flush_within(&mut self, wait: Duration, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.flush_due, true) {
+            return;
+        }
+        ctx.run_later(wait, |actor, ctx| {
+            actor.flush_due = false;
+            if actor.applied != actor.durable || actor.trouble.is_some() {
+                actor.queue.push_back(Job::Flush);
+                actor.next(ctx);
+            }
+        });
     }
 
     fn release_when(&mut self, release_at: Option<u64>, ctx: &mut Context<Self>) {
@@ -441,13 +458,16 @@ pub(crate) struct Awaited {
     pub(crate) parked: Vec<(DeviceId, u64)>,
     /// How many of our own changes this database lacks: it is an older copy.
     pub(crate) lacking: u64,
+    /// Why the disk takes no writes, if so.
+    pub(crate) trouble: Option<String>,
 }
 
 impl Handler<AskAwaited> for Transactions {
     type Result = Awaited;
 
     fn handle(&mut self, _: AskAwaited, _: &mut Self::Context) -> Awaited {
-        self.awaited.clone()
+        let trouble = self.trouble.as_ref().map(ToString::to_string);
+        Awaited { trouble, ..self.awaited.clone() }
     }
 }
 

@@ -295,3 +295,21 @@ fn a_new_name_is_known_everywhere() {
         check::assert_equal(&[&a, &b]).await;
     });
 }
+
+#[test]
+fn a_statement_that_could_not_be_stored_is_stored_once_the_disk_works_again() {
+    Cluster::run(731, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        let interference = Interference::with(&a, Limits::default(), Arc::default());
+        a.restart().await;
+        cluster.settle(LATER).await;
+        interference.fail_disk(Fault::DiskFull, 1, Duration::from_mins(1));
+        let c = cluster.device("c").await;
+        c.join(&b).await;
+        cluster.pass(Duration::from_mins(2)).await;
+        cluster.settle(LATER).await;
+        cluster.unplug(&a).await;
+        a.restart().await;
+        assert_eq!(a.peer().members().await.unwrap().len(), 3);
+    });
+}
