@@ -13,7 +13,9 @@
 pub mod bench;
 pub mod check;
 pub mod mutants;
+pub mod power_cuts;
 pub mod process;
+pub mod processes;
 pub mod reference;
 pub mod rig;
 pub mod sim;

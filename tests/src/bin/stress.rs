@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use starling_tests::{bench, mutants, rig};
+use starling_tests::{bench, mutants, power_cuts, processes, rig};
 
 /// Puts Starling under load and measures it.
 #[derive(Debug, Parser)]
@@ -25,6 +25,10 @@ enum Command {
     Sim(rig::Arguments),
     /// Plant each known bug in turn, and see that simulated clusters find it
     Mutants(mutants::Arguments),
+    /// Put real peers under load and faults, and see whether they lose anything
+    Processes(processes::Arguments),
+    /// Fail the power under a real peer at many moments, and see whether anything acknowledged is gone
+    PowerCuts(power_cuts::Arguments),
     /// A peer that a benchmark drives through its standard input
     #[command(hide = true)]
     BenchPeer(bench::PeerArguments),
@@ -40,6 +44,8 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments, cli.json),
         Command::Sim(arguments) => rig::command(&arguments, cli.json),
         Command::Mutants(arguments) => mutants::run(&arguments, cli.json),
+        Command::Processes(arguments) => processes::run(&arguments, cli.json),
+        Command::PowerCuts(arguments) => power_cuts::run(&arguments, cli.json),
         Command::BenchPeer(arguments) => bench::serve_peer(&arguments),
     };
     match done {

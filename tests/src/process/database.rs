@@ -66,9 +66,17 @@ impl Database {
     /// When the check cannot be made.
     #[must_use]
     pub fn integrity(&self) -> Vec<String> {
+        self.try_integrity().expect("the database can be checked")
+    }
+
+    /// The same where the check may be impossible.
+    ///
+    /// # Errors
+    /// When it is: why.
+    pub fn try_integrity(&self) -> Result<Vec<String>, String> {
         let check = diesel::sql_query("PRAGMA integrity_check");
-        let findings: Vec<Finding> = check.load(&mut self.open()).expect("the database can be checked");
-        findings.into_iter().map(|finding| finding.integrity_check).collect()
+        let findings: Vec<Finding> = check.load(&mut self.open()).map_err(|error| error.to_string())?;
+        Ok(findings.into_iter().map(|finding| finding.integrity_check).collect())
     }
 
     /// Notes a migration that no build knows, as a newer version would.

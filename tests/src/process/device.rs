@@ -1,24 +1,20 @@
 //! One device: a data directory, and the `starling up` process that runs on it from time to time.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::binary::starling;
 use super::outcome::{Outcome, Refusal};
 use super::patience::{PATIENCE, within};
-
-/// How long a process may take to end when it is told to: what it promises.
-const END_WITHIN: Duration = Duration::from_secs(5);
+use super::running::{END_WITHIN, Running, Surroundings};
 
 /// How much of a log is shown when a test fails.
 const LOG_LINES: usize = 60;
@@ -50,8 +46,15 @@ impl Place {
     /// A device that was never started.
     #[must_use]
     pub fn device(&self, name: &str) -> Device {
+        self.device_at(name, &self.path().join(name))
+    }
+
+    /// The same with its data elsewhere.
+    #[must_use]
+    pub fn device_at(&self, name: &str, data: &Path) -> Device {
         let listen = format!("/ip4/127.0.0.1/tcp/{}", free_port());
-        Device { name: name.to_owned(), data: self.path().join(name), listen, place: self.clone(), process: None }
+        let (name, data, surroundings) = (name.to_owned(), data.to_owned(), Surroundings::default());
+        Device { name, data, listen, surroundings, place: self.clone(), process: None }
     }
 
     /// Runs a command that needs no device, to its end.
@@ -94,6 +97,7 @@ pub struct Device {
     data: PathBuf,
     /// The same at every start: without mDNS, devices that were all down find each other only where they were.
     listen: String,
+    surroundings: Surroundings,
     place: Place,
     process: Option<Running>,
 }
@@ -109,6 +113,31 @@ impl Device {
     #[must_use]
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// Has its peer run in other surroundings from its next start on, and listen at an address that is there.
+    #[must_use]
+    pub fn within(mut self, surroundings: Surroundings, listen: Option<String>) -> Self {
+        self.surroundings = surroundings;
+        if let Some(listen) = listen {
+            self.listen = listen;
+        }
+        self
+    }
+
+    /// The id of its peer's process, if it runs.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Running::id)
+    }
+
+    /// How its peer ended by itself, and what it logged; none while it runs, or when it was told to end.
+    pub fn ended(&mut self) -> Option<String> {
+        let process = self.process.as_mut()?;
+        let status = process.ended()?;
+        let log = process.stderr();
+        self.process = None;
+        Some(format!("{} ended by itself ({status}); it logged last:\n{}", self.name, last_lines(&log)))
     }
 
     /// Whether its peer was started and not ended since.
@@ -130,19 +159,30 @@ impl Device {
     /// # Panics
     /// When it is not ready in time, or ends.
     pub fn up_with(&mut self, arguments: &[&str]) -> Value {
+        self.try_up_with(arguments).unwrap_or_else(|problem| panic!("{problem}"))
+    }
+
+    /// The same where that may fail.
+    ///
+    /// # Errors
+    /// When it is not ready in time, or ends: what it logged.
+    ///
+    /// # Panics
+    /// When it prints another line than the `ready` line.
+    pub fn try_up_with(&mut self, arguments: &[&str]) -> Result<Value, String> {
         let mut process = self.spawn_up(arguments);
         let ready = within(PATIENCE, || match process.stdout().split_once('\n') {
             Some((line, _)) => Some(Ok(line.to_owned())),
-            None => process.has_ended().then_some(Err(())),
+            None => process.ended().map(Err),
         });
         let line = match ready {
             Some(Ok(line)) => line,
-            other => panic!("{} is not ready ({other:?}); it logged:\n{}", self.name, process.stderr()),
+            other => return Err(format!("{} is not ready ({other:?}); it logged:\n{}", self.name, process.stderr())),
         };
         self.process = Some(process);
         let ready: Value = serde_json::from_str(&line).expect("the ready line is JSON");
         assert_eq!((&ready["schema"], &ready["ready"]), (&Value::from(1), &Value::from(true)), "{line}");
-        ready
+        Ok(ready)
     }
 
     /// Starts its peer where that must fail, and returns how it ended.
@@ -160,7 +200,7 @@ impl Device {
         let listen = if listens { &[][..] } else { &["--listen", &self.listen][..] };
         let all = fixed.iter().chain(listen).chain(arguments).map(OsStr::new);
         let data = [OsStr::new("--data"), self.data.as_os_str()];
-        Running::start(&self.place, data.into_iter().chain(all))
+        Running::start_in(&self.place, &self.surroundings, data.into_iter().chain(all))
     }
 
     /// Runs a command on this device, with `--json`, to its end.
@@ -208,10 +248,23 @@ impl Device {
     /// # Panics
     /// When it runs not, takes longer than promised, or fails.
     pub fn stop(&mut self) {
+        self.try_stop().unwrap_or_else(|problem| panic!("{problem}"));
+    }
+
+    /// The same where that may fail.
+    ///
+    /// # Errors
+    /// When it takes longer than promised, or fails: what it logged.
+    ///
+    /// # Panics
+    /// When it runs not.
+    pub fn try_stop(&mut self) -> Result<(), String> {
         let mut process = self.process.take().expect("the peer runs");
         process.signal(Signal::TERM);
         let status = process.end_within(END_WITHIN);
-        assert!(status.is_some_and(|status| status.success()), "{}: {status:?}\n{}", self.name, process.stderr());
+        let done = status.is_some_and(|status| status.success());
+        done.then_some(())
+            .ok_or_else(|| format!("{} did not end in order: {status:?}\n{}", self.name, process.stderr()))
     }
 
     /// Tells its peer to end as Ctrl-C does, and returns how it ended and how long that took.
@@ -258,107 +311,12 @@ impl Drop for Device {
         if std::thread::panicking()
             && let Some(process) = &self.process
         {
-            let log = process.stderr();
-            let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- {} logged last:\n{}", self.name, lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"));
+            eprintln!("--- {} logged last:\n{}", self.name, last_lines(&process.stderr()));
         }
     }
 }
 
-/// A process that was started. It is killed when this is dropped.
-#[derive(Debug)]
-pub struct Running {
-    child: Child,
-    started: Instant,
-    stdout: PathBuf,
-    stderr: PathBuf,
-    _place: Place,
-}
-
-/// Tells the output files of processes apart.
-static STARTED: AtomicU64 = AtomicU64::new(0);
-
-impl Running {
-    fn start<'a>(place: &Place, arguments: impl IntoIterator<Item = &'a OsStr>) -> Self {
-        let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let output = |kind: &str| place.path().join(format!("{number}.{kind}"));
-        let (stdout, stderr) = (output("stdout"), output("stderr"));
-        let create = |path: &Path| File::create(path).expect("an output file can be made");
-        let mut command = Command::new(starling());
-        command.args(arguments).stdin(Stdio::null()).stdout(create(&stdout)).stderr(create(&stderr));
-        for variable in ["STARLING_DATA", "STARLING_LOG", "NO_COLOR"] {
-            command.env_remove(variable);
-        }
-        let started = crate::process::patience::now();
-        let child = command.spawn().expect("starling can be started");
-        Self { child, started, stdout, stderr, _place: place.clone() }
-    }
-
-    fn stdout(&self) -> String {
-        read(&self.stdout)
-    }
-
-    fn stderr(&self) -> String {
-        read(&self.stderr)
-    }
-
-    fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("a child can be waited for").is_some()
-    }
-
-    /// Tells it to end, as Ctrl-C does.
-    ///
-    /// # Panics
-    /// When it has ended.
-    pub fn interrupt(&self) {
-        self.signal(Signal::INT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process has an id");
-        kill_process(pid, signal).expect("a child can be signalled");
-    }
-
-    /// Waits for its end.
-    fn end_within(&mut self, time: Duration) -> Option<ExitStatus> {
-        within(time, || self.child.try_wait().expect("a child can be waited for"))
-    }
-
-    /// Waits for its end and says what it printed.
-    ///
-    /// # Panics
-    /// When it does not end in time.
-    #[must_use]
-    pub fn finish(mut self) -> Outcome {
-        let deadline = PATIENCE + END_WITHIN;
-        let mut pause = Duration::from_millis(1);
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
-                break status;
-            }
-            assert!(
-                self.started.elapsed() < deadline,
-                "a command does not end: it printed {} {}",
-                self.stdout(),
-                self.stderr()
-            );
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(10));
-        };
-        let took = self.started.elapsed();
-        Outcome { code: status.code(), stdout: self.stdout(), stderr: self.stderr(), took }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already; nothing is left to do then.
-        if self.child.kill().is_ok() {
-            self.child.wait().ok();
-        }
-    }
-}
-
-fn read(path: &Path) -> String {
-    String::from_utf8_lossy(&std::fs::read(path).expect("an output file can be read")).into_owned()
+fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }

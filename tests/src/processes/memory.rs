@@ -1,0 +1,100 @@
+//! How much memory each process holds over time, and whether that grows.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+/// A life that is shorter says nothing about growth.
+const LIFE_MIN: Duration = Duration::from_secs(10);
+
+/// All that was seen, by device and process.
+#[derive(Debug, Default)]
+pub(crate) struct Memory(BTreeMap<(usize, u32), Vec<(Duration, f64)>>);
+
+impl Memory {
+    /// Looks at a process now; nothing when it is gone, or when the system does not say.
+    pub(crate) fn look(&mut self, device: usize, process: u32, at: Duration) {
+        if let Some(mib) = resident_mib(process) {
+            self.0.entry((device, process)).or_default().push((at, mib));
+        }
+    }
+
+    /// Every process with what it held when, in MiB.
+    pub(crate) fn lives(&self) -> impl Iterator<Item = (usize, &[(Duration, f64)])> {
+        self.0.iter().map(|((device, _), life)| (*device, life.as_slice()))
+    }
+
+    /// The life of each process that is long enough, as a report has it.
+    pub(crate) fn json(&self) -> Vec<Json> {
+        self.lives().filter_map(|(device, life)| Growth::of(life).map(|growth| growth.json(device))).collect()
+    }
+
+    /// How much the long lives grew by the minute, the median of them.
+    pub(crate) fn median_growth(&self) -> Option<f64> {
+        let mut all: Vec<f64> = self.lives().filter_map(|(_, life)| Some(Growth::of(life)?.mib_per_minute)).collect();
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied()
+    }
+}
+
+/// What became of one process' memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Growth {
+    lived: Duration,
+    at_a_third_mib: f64,
+    at_the_end_mib: f64,
+    most_mib: f64,
+    mib_per_minute: f64,
+}
+
+impl Growth {
+    /// From a third of its life on: before that a process fills what it keeps.
+    fn of(life: &[(Duration, f64)]) -> Option<Self> {
+        let ((first, _), (last, at_the_end_mib)) = (*life.first()?, *life.last()?);
+        let lived = last.saturating_sub(first);
+        if lived < LIFE_MIN {
+            return None;
+        }
+        let (third_at, at_a_third_mib) = *life.iter().find(|(at, _)| *at >= first + lived / 3)?;
+        let minutes = last.saturating_sub(third_at).as_secs_f64() / 60.0;
+        let most_mib = life.iter().map(|(_, mib)| *mib).fold(0.0, f64::max);
+        let mib_per_minute = (at_the_end_mib - at_a_third_mib) / minutes;
+        Some(Self { lived, at_a_third_mib, at_the_end_mib, most_mib, mib_per_minute })
+    }
+
+    fn json(&self, device: usize) -> Json {
+        json!({
+            "device": device, "lived_s": self.lived.as_secs(), "at_a_third_mib": self.at_a_third_mib,
+            "at_the_end_mib": self.at_the_end_mib, "most_mib": self.most_mib, "mib_per_minute": self.mib_per_minute,
+        })
+    }
+}
+
+fn resident_mib(process: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u32 = line.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(f64::from(kib) / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_is_measured_from_a_third_of_a_life_to_its_end() {
+        let life: Vec<(Duration, f64)> =
+            (0..=90_u32).map(|s| (Duration::from_secs(s.into()), if s < 30 { 10.0 } else { f64::from(s) })).collect();
+        let growth = Growth::of(&life).unwrap();
+        let expected = Growth {
+            lived: Duration::from_secs(90),
+            at_a_third_mib: 30.0,
+            at_the_end_mib: 90.0,
+            most_mib: 90.0,
+            mib_per_minute: 60.0,
+        };
+        assert_eq!(growth, expected);
+        assert_eq!(Growth::of(&life[..5]), None);
+    }
+}
