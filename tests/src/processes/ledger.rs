@@ -165,7 +165,9 @@ mod tests {
     /// The values that are missing where the field shows `shows`.
     fn lost(writes: &[Written], shows: &str) -> Vec<Json> {
         let mut ledger = Ledger::default();
-        writes.iter().for_each(|write| ledger.note(key("name"), write.clone()));
+        for write in &writes {
+            ledger.note(key("name"), write.clone());
+        }
         ledger.lost(&library(shows), Duration::from_secs(2)).into_iter().map(|lost| lost.written.value).collect()
     }
 
