@@ -165,7 +165,7 @@ mod tests {
     /// The values that are missing where the field shows `shows`.
     fn lost(writes: &[Written], shows: &str) -> Vec<Json> {
         let mut ledger = Ledger::default();
-        for write in &writes {
+        for write in writes {
             ledger.note(key("name"), write.clone());
         }
         ledger.lost(&library(shows), Duration::from_secs(2)).into_iter().map(|lost| lost.written.value).collect()
