@@ -75,8 +75,6 @@ fn state_batch(
     // A table that gave as many rows as it may has more: the page speaks for no more than its last row.
     let is_cut = fit < rows.len() || rows.len() >= room.rows;
     let last = if planted::is(Bug::PageLosesRow) { fit.min(rows.len().saturating_sub(1)) } else { fit - 1 };
-    let last =
-        if planted::is(Bug::PageLosesRow) { fit.min(rows.len().saturating_sub(1)) } else { fit.saturating_sub(1) };
     let through = if is_cut && !planted::is(Bug::PageClaimsHead) { rows[last].version } else { head };
     rows.truncate(fit);
     Ok(Batch { stream, after, through, items: Items::State(rows) })
