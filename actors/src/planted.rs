@@ -1,7 +1,7 @@
 //! Faults that are planted on purpose, one at a time: whoever tests this program must find each of them.
 //!
 //! Each is a line or two at the place where somebody could have made that mistake. Without the feature `rig` none is in
-//! the program: [`is`] is then constant.
+//! the program: `is` is then constant.
 
 use crate::rig::named;
 
