@@ -20,6 +20,7 @@ use starling_schema::value::{FIELDS_MAX, Fields, VALUE_BYTES_MAX, Value};
 use crate::planted::{self, Bug};
 use crate::proto::merge;
 use crate::store::conflicts::list_conflicts;
+use crate::store::parked;
 use crate::store::remains;
 use crate::store::table::{ModelTable, OwnedRow};
 use crate::store::tombstones::{bury, has_tombstones, unbury};
@@ -395,6 +396,11 @@ impl Handler<EditShared> for Applier {
         let c = &mut *self.store.borrow_mut();
         let mut ops = Vec::with_capacity(edits.len());
         for (hlc, write) in edits {
+            if parked::is_item_parked(c, self.model(), write.record).map_err(StoreError::from)? {
+                let reason =
+                    "a change of it by a device whose clock is ahead must come first: correct that clock, or wait";
+                return Err(self.refuse(write.record, reason));
+            }
             let current = self.table.shared(c, write.record).map_err(StoreError::from)?;
             let exists = current.is_some();
             let op = self.shared_op(&current.unwrap_or_default(), exists, hlc, &write)?;

@@ -1,7 +1,7 @@
 //! The backfill buffer actor: takes every batch that comes from peers, applies them in turn, and has sessions pull
 //! what is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use actix::prelude::*;
 use futures::channel::oneshot;
@@ -13,10 +13,11 @@ use starling_schema::wire::{PageResponse, SnapshotResponse, SnapshotScope};
 use crate::alarm::Alarm;
 use crate::environment::Environment;
 use crate::links::halts;
-use crate::proto::backfill::{Backfill, HELD_BYTES_MAX, Step};
+use crate::proto::backfill::{Backfill, HELD_BYTES_MAX, Served, Step};
+use crate::proto::clean::Clean;
 use crate::proto::snapshots::BegunSnapshot;
+use crate::pulling::{Pull, PullWhat};
 use crate::rig::{Limit, Point, Timer};
-use crate::session::{Pull, PullWhat};
 use crate::transactions::{Advanced, Apply, ApplySnapshot, Outcome, Transactions};
 
 /// Messages that wait. Gossip that finds the mailbox full is dropped and pulled later.
@@ -43,14 +44,14 @@ pub(crate) struct BackfillBuffer {
 impl BackfillBuffer {
     pub(crate) fn new(
         device: DeviceId,
-        (applied, parked): (Watermarks, Vec<(Stream, u64)>),
+        (applied, clean, parked): (Watermarks, Clean, Vec<(Stream, u64)>),
         begun: Vec<BegunSnapshot>,
         transactions: Addr<Transactions>,
         environment: Environment,
     ) -> Self {
         let was_complete = applied.iter().any(|(stream, _)| stream.origin != device);
         Self {
-            backfill: Backfill::new(applied, parked)
+            backfill: Backfill::new(applied, clean, parked)
                 .with_room(environment.limit(Limit::BufferBytes, HELD_BYTES_MAX))
                 .resuming(begun),
             durable: Watermarks::new(),
@@ -84,10 +85,10 @@ impl BackfillBuffer {
     fn work(&mut self, ctx: &mut Context<Self>) {
         for step in self.backfill.steps(self.now_ms()) {
             match step {
-                Step::Apply { batch, floor } => self.apply(batch, floor, ctx),
+                Step::Apply { batch, served } => self.apply(batch, served, ctx),
                 Step::ApplySnapshot { page, claim } => self.apply_snapshot(*page, claim, ctx),
-                Step::Fetch { peer, stream, after } => {
-                    if !self.ask(peer, PullWhat::Page { stream, after }) {
+                Step::Fetch { peer, stream, after, clean } => {
+                    if !self.ask(peer, PullWhat::Page { stream, after, clean }) {
                         self.backfill.failed(peer, stream, self.now_ms());
                     }
                 }
@@ -112,18 +113,18 @@ impl BackfillBuffer {
         self.sessions.get(&peer).is_some_and(|(_, session)| session.try_send(Pull(what)).is_ok())
     }
 
-    fn apply(&mut self, batch: Batch, floor: u64, ctx: &mut Context<Self>) {
+    fn apply(&mut self, batch: Batch, served: Served, ctx: &mut Context<Self>) {
         let (stream, through) = (batch.stream, batch.through);
         self.environment.reach(Point::BeforeApply);
-        let applying = self.transactions.send(Apply { batch, floor }).into_actor(self);
+        let applying = self.transactions.send(Apply { batch, served }).into_actor(self);
         ctx.spawn(applying.map(move |outcome, actor, ctx| {
             let applied = actor.backfill.applied().get(stream);
             match outcome {
                 Ok(Ok(Outcome::Applied | Outcome::Duplicate)) => actor.backfill.settled(stream, through, None),
                 Ok(Ok(Outcome::Gap)) => actor.backfill.settled(stream, applied, Some(0)),
-                Ok(Ok(Outcome::Parked { applied, through })) => {
+                Ok(Ok(Outcome::Parked { applied, through, full })) => {
                     actor.environment.reach(Point::Parked);
-                    actor.backfill.parked(stream, applied, through);
+                    actor.backfill.parked(stream, applied, through, full, actor.now_ms());
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(%stream, %error, "a batch could not be applied: it will be pulled again");
@@ -178,6 +179,20 @@ impl Actor for BackfillBuffer {
 }
 
 halts!(BackfillBuffer);
+
+/// Only these devices may ever have written anything.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct OriginsAre(pub(crate) BTreeSet<DeviceId>);
+
+impl Handler<OriginsAre> for BackfillBuffer {
+    type Result = ();
+
+    fn handle(&mut self, OriginsAre(origins): OriginsAre, ctx: &mut Self::Context) {
+        self.backfill.only(origins);
+        self.work(ctx);
+    }
+}
 
 /// A session can pull from now on.
 #[derive(Debug, Message)]

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use actix::prelude::*;
-use starling_schema::change::{Batch, SharedChange};
+use starling_schema::change::Batch;
 use starling_schema::ids::{DeviceId, ModelId, RecordId};
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
 
@@ -21,9 +21,10 @@ use crate::environment::Environment;
 use crate::heads_file::{Heads, HeadsFile};
 use crate::peer_log::{PeerLog, PruneStreams};
 use crate::planted::{self, Bug};
-use crate::proto::clock::when_within_drift;
+use crate::proto::clean::Clean;
 use crate::rig::Point;
 use crate::store::ledger::{self, Note};
+use crate::store::parked::{self, Parked};
 use crate::store::sql;
 use crate::store::tables::Tables;
 use crate::transactions::{Awaited, StoreError};
@@ -73,8 +74,12 @@ pub(crate) struct Engine {
     pub(crate) marks: Watermarks,
     /// Below which numbers entries or tombstones may be lacking.
     pub(crate) floors: Watermarks,
-    /// How many changes are parked, and until when the first must wait.
-    pub(crate) parked: BTreeMap<DeviceId, Vec<SharedChange>>,
+    /// Up to which numbers nothing is held that was deleted.
+    clean: Clean,
+    /// What is parked of every origin's log.
+    parked: BTreeMap<DeviceId, Parked>,
+    /// What is parked of snapshots.
+    parked_items: parked::Items,
     sync: Sync,
     noted: HeadsFile,
     last_stamp: u64,
@@ -92,7 +97,10 @@ impl Engine {
         let c = &mut connection;
         tables.adopt(c)?;
         let (marks, floors) = ledger::streams(c)?;
-        let parked = if planted::is(Bug::ParkedForgotten) { BTreeMap::new() } else { ledger::parked(c)? };
+        let (clean, mut parked, mut parked_items) = (ledger::clean(c)?, parked::streams(c)?, parked::items(c)?);
+        if planted::is(Bug::ParkedForgotten) {
+            (parked, parked_items) = (BTreeMap::new(), parked::Items::default());
+        }
         let last =
             ledger::setting(c, CLOCK_SETTING)?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
         let store: Store = Rc::new(std::cell::RefCell::new(connection));
@@ -109,7 +117,9 @@ impl Engine {
             environment,
             marks,
             floors,
+            clean,
             parked,
+            parked_items,
             sync: Sync::Full,
             last_stamp: last.max(noted.heads.clock),
             noted,
@@ -200,19 +210,23 @@ impl Engine {
             Ok((marks, floors)) => (self.marks, self.floors) = (marks, floors),
             Err(error) => tracing::error!(%error, "the watermarks cannot be read again"),
         }
-        match ledger::parked(c) {
-            Ok(parked) => self.parked = parked,
-            Err(error) => tracing::error!(%error, "the parked changes cannot be read again"),
+        match (ledger::clean(c), parked::streams(c), parked::items(c)) {
+            (Ok(clean), Ok(parked), Ok(items)) => {
+                (self.clean, self.parked, self.parked_items) = (clean, parked, items);
+            }
+            (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
+                tracing::error!(%error, "what is held cannot be read again");
+            }
         }
     }
 
     fn advance(&mut self, stream: Stream, through: u64) -> Result<(), StoreError> {
         self.marks.raise(stream, through);
-        let (watermark, floor) = (self.marks.get(stream), self.floors.get(stream));
+        let marks = (self.marks.get(stream), self.floors.get(stream));
         if planted::is(Bug::HeadNotStored) && stream.origin == self.device {
             return Ok(());
         }
-        Ok(ledger::set_stream(&mut self.store.borrow_mut(), stream, watermark, floor)?)
+        Ok(ledger::set_stream(&mut self.store.borrow_mut(), stream, marks, self.clean.stored(stream))?)
     }
 
     /// Raises a floor. Below it nobody is served entries, so none are kept: pruning looks above floors only.
@@ -230,9 +244,9 @@ impl Engine {
         Ok(ledger::set_setting(&mut self.store.borrow_mut(), CLOCK_SETTING, &time.to_be_bytes())?)
     }
 
-    /// When the first parked change may be applied, in milliseconds since 1970.
+    /// When the first that is parked may be applied, in milliseconds since 1970.
     pub(crate) fn release_at(&self) -> Option<u64> {
-        self.parked.values().filter_map(|changes| changes.first()).map(|change| when_within_drift(change.hlc)).min()
+        self.parked.values().map(|held| held.due_at_ms).chain(self.parked_items.due_at_ms).min()
     }
 
     /// Removes what every member has.
@@ -241,11 +255,15 @@ impl Engine {
             .into_iter()
             .filter(|(stream, through)| *through > self.floors.get(*stream) && *through <= self.marks.get(*stream))
             .collect();
-        for (stream, through) in &bounds {
-            self.floors.raise(*stream, *through);
+        if bounds.is_empty() {
+            return Ok(0);
         }
         self.environment.edge(Point::BeforePrune)?;
-        if bounds.is_empty() { Ok(0) } else { self.log.send(PruneStreams(bounds)).await? }
+        let (removed, floors) = self.log.send(PruneStreams(bounds)).await??;
+        for (stream, floor) in floors {
+            self.floors.raise(stream, floor);
+        }
+        Ok(removed)
     }
 
     /// Writes notes.
@@ -264,8 +282,11 @@ impl Engine {
 
     /// What the store waits for.
     pub(crate) fn awaited(&self) -> Awaited {
-        let parked = self.parked.iter().map(|(origin, changes)| (*origin, changes.len() as u64)).collect();
-        Awaited { parked, lacking: self.lacking(), trouble: None }
+        let mut parked = self.parked_items.by_origin.clone();
+        for (origin, held) in &self.parked {
+            *parked.entry(*origin).or_default() += held.count;
+        }
+        Awaited { parked: parked.into_iter().collect(), lacking: self.lacking(), trouble: None }
     }
 }
 

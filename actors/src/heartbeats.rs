@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use actix::prelude::*;
+use starling_schema::codec;
 use starling_schema::ids::{DeviceId, LibraryId};
 use starling_schema::key::DeviceSecret;
 use starling_schema::signed::{Beacon, Signed};
@@ -23,7 +24,7 @@ use crate::proto::purge::Coverage;
 use crate::retry_queue::{Acked, RetryQueue};
 use crate::rig::{Limit, Point, Timer};
 use crate::session::{Beat, tell};
-use crate::store::ledger::Note;
+use crate::store::ledger::{self, Note};
 use crate::transactions::{Advanced, Keep, Prune, Transactions};
 
 /// Messages that wait; a lost heartbeat is followed by another.
@@ -39,6 +40,25 @@ const BEACONS_MAX: usize = 32;
 /// A member that nobody heard of for this long no longer keeps logs from being pruned: 30 days. It gets a snapshot
 /// when it returns.
 const RETENTION_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+
+/// Since when each member is known, in milliseconds since 1970.
+pub(crate) type KnownSince = BTreeMap<DeviceId, u64>;
+
+/// The setting that keeps it.
+const KNOWN_SINCE_SETTING: &str = "known_since";
+
+/// Its largest size: as many members as a library can have.
+const KNOWN_SINCE_BYTES_MAX: usize = 128 * 1024;
+
+/// Since when each member is known, as it was stored; a damaged note is forgotten, and members count as just met.
+pub(crate) fn known_since(c: &mut diesel::SqliteConnection) -> diesel::QueryResult<KnownSince> {
+    let stored = ledger::setting(c, KNOWN_SINCE_SETTING)?;
+    Ok(stored.and_then(|bytes| codec::decode::<_, KNOWN_SINCE_BYTES_MAX>(&bytes).ok()).unwrap_or_default())
+}
+
+fn known_since_note(known: &KnownSince) -> Option<Note> {
+    codec::encode(known, KNOWN_SINCE_BYTES_MAX).ok().map(|bytes| Note::Setting(KNOWN_SINCE_SETTING, bytes))
+}
 
 /// Owns the acks of every member.
 pub(crate) struct Heartbeats {
@@ -61,8 +81,10 @@ pub(crate) struct Heartbeats {
     durable: Watermarks,
     number: u64,
     heard_at_ms: BTreeMap<DeviceId, u64>,
-    /// Since when this process knows of members that were never heard.
-    known_since_ms: BTreeMap<DeviceId, u64>,
+    /// Since when this device knows of members, in milliseconds since 1970: what counts of those never heard.
+    known_since_ms: KnownSince,
+    /// Whether that is to be stored.
+    met: bool,
     unsaved: BTreeSet<DeviceId>,
     pruned: Watermarks,
 }
@@ -78,11 +100,23 @@ pub(crate) struct HeartbeatsStart {
     pub(crate) membership: Membership,
     /// The stored beacons and when each was heard.
     pub(crate) stored: Vec<(Signed, u64)>,
+    /// Since when each member is known.
+    pub(crate) known_since_ms: KnownSince,
 }
 
 impl Heartbeats {
     pub(crate) fn new(start: HeartbeatsStart) -> Self {
-        let HeartbeatsStart { secret, environment, transactions, retry, buffer, counters, membership, stored } = start;
+        let HeartbeatsStart {
+            secret,
+            environment,
+            transactions,
+            retry,
+            buffer,
+            counters,
+            membership,
+            stored,
+            known_since_ms,
+        } = start;
         let (mut beacons, mut heard_at_ms) = (Beacons::default(), BTreeMap::new());
         for (signed, at_ms) in stored {
             if let Ok(Some(beacon)) = beacons.offer(signed, &membership) {
@@ -111,7 +145,8 @@ impl Heartbeats {
             durable: Watermarks::new(),
             number,
             heard_at_ms,
-            known_since_ms: BTreeMap::new(),
+            known_since_ms,
+            met: false,
             unsaved: BTreeSet::new(),
             pruned: Watermarks::new(),
         }
@@ -226,6 +261,7 @@ impl Heartbeats {
     /// Stores beacons and prunes logs.
     fn upkeep(&mut self, ctx: &mut Context<Self>) {
         let unsaved = std::mem::take(&mut self.unsaved);
+        let met = std::mem::take(&mut self.met).then(|| known_since_note(&self.known_since_ms));
         let notes: Vec<Note> = self
             .beacons
             .iter()
@@ -236,6 +272,7 @@ impl Heartbeats {
                 signed: signed.clone(),
                 heard_at_ms: self.heard_at_ms.get(&member).copied().unwrap_or(0),
             })
+            .chain(met.flatten())
             .collect();
         let bounds = self.prunable();
         let transactions = self.transactions.clone();
@@ -265,12 +302,14 @@ impl Heartbeats {
         !connected && heard_ms.is_some_and(|heard_ms| now_ms.saturating_sub(*heard_ms) > RETENTION_MS)
     }
 
-    /// Notes since when members are known.
+    /// Notes since when members are known, and forgets who is none any more.
     fn meet(&mut self) {
-        let now_ms = self.environment.wall_ms();
+        let (now_ms, before) = (self.environment.wall_ms(), self.known_since_ms.clone());
+        self.known_since_ms.retain(|member, _| self.membership.is_member(*member));
         for member in self.membership.members().keys() {
             self.known_since_ms.entry(*member).or_insert(now_ms);
         }
+        self.met |= self.known_since_ms != before;
     }
 
     /// Per stream the number that every member durably has, where that is news.

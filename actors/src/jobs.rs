@@ -9,6 +9,7 @@ use starling_schema::wire::SnapshotResponse;
 use crate::comparison::Repair;
 use crate::engine::{Effects, Engine, Sync};
 use crate::planted::{self, Bug};
+use crate::proto::backfill::Served;
 use crate::rig::Point;
 use crate::store::ledger::Note;
 use crate::transactions::{CommitError, Outcome, Receipt, StoreError};
@@ -18,7 +19,7 @@ pub(crate) type Reply<T> = oneshot::Sender<T>;
 /// One thing to do within a transaction, and who waits for it.
 pub(crate) enum Job {
     Commit(Vec<Write>, Reply<Result<Receipt, CommitError>>),
-    Apply(Batch, u64, Reply<Result<Outcome, StoreError>>),
+    Apply(Batch, Served, Reply<Result<Outcome, StoreError>>),
     Snapshot(Box<SnapshotResponse>, Watermarks, Reply<Result<(), StoreError>>),
     Keep(Vec<Note>, Reply<Result<(), StoreError>>),
     Prune(Vec<(Stream, u64)>, Reply<Result<usize, StoreError>>),
@@ -105,8 +106,8 @@ async fn step(
             }));
             broken.map_or(Ok(()), Err)
         }
-        Job::Apply(batch, floor, reply) => {
-            let result = engine.remote(batch, floor, effects).await;
+        Job::Apply(batch, served, reply) => {
+            let result = engine.remote(batch, served, effects).await;
             settle(reply, result, answers)
         }
         Job::Snapshot(page, claim, reply) => {

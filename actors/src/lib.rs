@@ -30,6 +30,7 @@ mod peer;
 mod peer_log;
 pub mod planted;
 pub mod proto;
+mod pulling;
 mod purger;
 mod reader;
 pub mod records;

@@ -9,15 +9,18 @@ use starling_schema::stream::{Stream, Watermarks};
 
 use crate::address_book::{AddressBook, BOOK_SETTING};
 use crate::environment::Environment;
+use crate::heartbeats::{KnownSince, known_since};
 use crate::identity::Identity;
 use crate::pausing::PAUSED_SETTING;
 use crate::peer::{ChangeLibrary, PeerOptions, StartError, store_error};
+use crate::proto::clean::Clean;
 use crate::proto::membership::Membership;
 use crate::proto::pairing::{IssuedTicket, Tickets};
 use crate::proto::snapshots::BegunSnapshot;
 use crate::rig::Point;
 use crate::store::ledger::{self, Note};
 use crate::store::open::open_writer;
+use crate::store::parked;
 
 /// The most left libraries that are kept by number; beyond that the last one is replaced.
 const LEFT_MAX: usize = 1_000;
@@ -28,11 +31,13 @@ pub(crate) struct Stored {
     pub(crate) tickets: Tickets,
     pub(crate) book: AddressBook,
     pub(crate) marks: Watermarks,
+    pub(crate) clean: Clean,
     /// How far streams are held beyond that, until their time comes.
     pub(crate) parked: Vec<(Stream, u64)>,
     /// Snapshots that are under way.
     pub(crate) snapshots: Vec<BegunSnapshot>,
     pub(crate) beacons: Vec<(starling_schema::signed::Signed, u64)>,
+    pub(crate) known_since_ms: KnownSince,
     pub(crate) retries: (Vec<ledger::StoredRetry>, Vec<ledger::StoredLetter>),
     pub(crate) device_name: Option<String>,
     pub(crate) paused: bool,
@@ -76,13 +81,15 @@ pub(crate) fn read_stored(
         tickets,
         book: AddressBook::restore(secret.device(), book.as_deref()),
         marks: ledger::streams(c).map_err(store_error)?.0,
-        parked: ledger::parked(c)
+        clean: ledger::clean(c).map_err(store_error)?,
+        parked: parked::streams(c)
             .map_err(store_error)?
             .into_iter()
-            .filter_map(|(origin, changes)| Some((Stream::shared(origin), changes.last()?.seq)))
+            .map(|(origin, held)| (Stream::shared(origin), held.through))
             .collect(),
         snapshots: ledger::snapshots(c).map_err(store_error)?,
         beacons: ledger::beacons(c).map_err(store_error)?,
+        known_since_ms: known_since(c).map_err(store_error)?,
         retries: (ledger::retries(c).map_err(store_error)?, ledger::dead_letters(c).map_err(store_error)?),
         device_name: own.and_then(|device| device.name).or(named),
         paused: ledger::setting(c, PAUSED_SETTING).map_err(store_error)? == Some(vec![1]),

@@ -45,26 +45,29 @@ impl Handler<Append> for PeerLog {
     }
 }
 
-/// Remove what every member has, per stream up to a number. The answer is how many rows went.
+/// Remove what every member has, per stream up to a number. The answer is how many rows went, and the new floors.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<usize, StoreError>")]
+#[rtype(result = "Result<(usize, Vec<(Stream, u64)>), StoreError>")]
 pub(crate) struct PruneStreams(pub(crate) Vec<(Stream, u64)>);
 
 impl Handler<PruneStreams> for PeerLog {
-    type Result = Result<usize, StoreError>;
+    type Result = Result<(usize, Vec<(Stream, u64)>), StoreError>;
 
     fn handle(&mut self, PruneStreams(bounds): PruneStreams, _: &mut Self::Context) -> Self::Result {
         let c = &mut *self.store.borrow_mut();
-        let mut removed = 0;
+        let (mut removed, mut floors) = (0, Vec::new());
         for (stream, through) in bounds {
-            removed += match stream.kind {
-                StreamKind::Shared => ledger::prune_log(c, stream.origin, through)?,
+            let (rows, floor) = match stream.kind {
+                StreamKind::Shared => (ledger::prune_log(c, stream.origin, through)?, Some(through)),
+                // Nobody can miss a tombstone that never was.
                 StreamKind::State => ledger::prune_tombstones(c, stream.origin, through)?,
             };
-            let (watermark, floor) = ledger::stream(c, stream)?;
-            let floor = if planted::is(Bug::PruneWithoutFloor) { floor } else { through };
-            ledger::set_stream(c, stream, watermark, floor)?;
+            removed += rows;
+            if let Some(floor) = floor.filter(|_| !planted::is(Bug::PruneWithoutFloor)) {
+                ledger::set_floor(c, stream, floor)?;
+                floors.push((stream, floor));
+            }
         }
-        Ok(removed)
+        Ok((removed, floors))
     }
 }

@@ -85,20 +85,21 @@ impl Actor for Reader {
 
 crate::links::halts!(Reader);
 
-/// Read what follows a number in a stream.
+/// Read what follows a number in a stream, for somebody who holds nothing that was deleted up to `clean`.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<PageResponse, QueryError>")]
 pub(crate) struct ReadPage {
     pub(crate) stream: Stream,
     pub(crate) after: u64,
+    pub(crate) clean: u64,
 }
 
 impl Handler<ReadPage> for Reader {
     type Result = Result<PageResponse, QueryError>;
 
-    fn handle(&mut self, ReadPage { stream, after }: ReadPage, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, ReadPage { stream, after, clean }: ReadPage, _: &mut Self::Context) -> Self::Result {
         let room = self.room(Limit::PageRows);
-        Ok(pages::page(&mut self.connection, &self.tables, stream, after, room)?)
+        Ok(pages::page(&mut self.connection, &self.tables, stream, (after, clean), room)?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The roster actor: who belongs to the library and who is connected. It opens and closes sessions, takes gossip in,
 //! broadcasts our own changes, and pairs new devices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use actix::prelude::*;
 use futures::channel::oneshot;
@@ -15,7 +15,7 @@ use starling_schema::wire::{
 
 use crate::address_book::AddressBook;
 use crate::alarm::Alarm;
-use crate::backfill_buffer::Offer;
+use crate::backfill_buffer::{Offer, OriginsAre};
 use crate::events::{EventKind, Happened};
 use crate::heartbeats::{Heard, MembershipIs};
 use crate::links::{Halt, Links};
@@ -58,6 +58,8 @@ pub(crate) struct Roster {
     next_dial: Alarm,
     /// Whether nothing is exchanged with anybody.
     pub(crate) paused: bool,
+    /// The devices that the backfill buffer was told may ever have written something; none when it is to be told.
+    origins: Option<BTreeSet<DeviceId>>,
 }
 
 impl Roster {
@@ -81,6 +83,7 @@ impl Roster {
             admitted: None,
             next_dial: Alarm::default(),
             paused,
+            origins: None,
         }
     }
 
@@ -99,6 +102,11 @@ impl Roster {
         if self.admitted.as_ref() != Some(&admit) {
             let told = links.network.admit.try_send(admit.clone()).is_ok();
             self.admitted = told.then_some(admit);
+        }
+        let origins = self.membership.origins();
+        if self.origins.as_ref() != Some(&origins) {
+            let told = links.buffer.try_send(OriginsAre(origins.clone())).is_ok();
+            self.origins = told.then_some(origins);
         }
         let gone: Vec<DeviceId> =
             self.sessions.keys().filter(|peer| self.paused || !self.membership.is_member(**peer)).copied().collect();
@@ -294,7 +302,8 @@ impl Roster {
         let Some(links) = &self.links else { return };
         let away = if self.paused { Vec::new() } else { self.away(links.device) };
         let dial_ms = away.iter().filter_map(|(peer, _)| self.book.next_due(*peer)).min();
-        let is_changing = self.admitted.is_none() || self.tickets.is_open(links.environment.wall_ms());
+        let is_untold = self.admitted.is_none() || self.origins.is_none();
+        let is_changing = is_untold || self.tickets.is_open(links.environment.wall_ms());
         let look_ms = is_changing.then(|| links.environment.uptime_ms() + LOOK_AGAIN_MS);
         let next_ms = dial_ms.into_iter().chain(look_ms).min();
         self.next_dial.set((Timer::Dial, next_ms), &links.environment, ctx, Self::dial);

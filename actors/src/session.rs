@@ -8,17 +8,17 @@ use starling_schema::ids::DeviceId;
 use starling_schema::key::DeviceKey;
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
 use starling_schema::wire::{
-    Ack, Cursor, Hello, PROTOCOL_VERSION, PageResponse, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Refusal, RefusalKind,
-    SnapshotRequest, SnapshotResponse, SnapshotScope, SyncEnvelope, SyncPayload,
+    Ack, Hello, PROTOCOL_VERSION, PageRequest, PageResponse, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Refusal,
+    RefusalKind, SnapshotRequest, SyncEnvelope, SyncPayload,
 };
 
 use crate::auditor::AskedFor;
-use crate::backfill_buffer::{AskProgress, OfferDirect, PeerMarks, Pulled, PulledSnapshot, SessionDown, SessionUp};
-use crate::counters::Counters;
+use crate::backfill_buffer::{AskProgress, OfferDirect, PeerMarks, SessionDown, SessionUp};
 use crate::exchange::{ExchangeError, Exchanged, exchange};
 use crate::heartbeats::{Heard, HeartbeatDown, HeartbeatUp};
 use crate::links::{Links, halts};
 use crate::pairing::Join;
+use crate::proto::backfill::STREAMS_MAX;
 use crate::reader::{ReadDigest, ReadPage, ReadSnapshot};
 use crate::retry_queue::{Acked, PeerDown, PeerPulls, PeerUp, PushFailed};
 use crate::rig::Point;
@@ -33,13 +33,18 @@ const GREET_AGAIN: std::time::Duration = std::time::Duration::from_millis(300);
 /// How often a failed hello is said again on one connection; after that heartbeats carry the news.
 const GREETINGS_MAX: u32 = 5;
 
+/// Requests of the peer that are being answered; what comes beyond is told to come later. Twice what it may have under
+/// way, so that only a flood ever meets it.
+const SERVING_MAX: usize = 16;
+
 /// Owns the conversation with one member.
 pub(crate) struct Session {
     key: DeviceKey,
-    peer: DeviceId,
+    pub(crate) peer: DeviceId,
     serial: u64,
     greetings_left: u32,
-    links: Links,
+    serving: usize,
+    pub(crate) links: Links,
     roster: Addr<Roster>,
     report: SessionReport,
 }
@@ -64,18 +69,25 @@ impl Session {
             peer: key.device(),
             serial,
             greetings_left: GREETINGS_MAX,
+            serving: 0,
             links,
             roster,
             report: SessionReport::default(),
         }
     }
 
-    fn exchange(&self, payload: SyncPayload) -> impl Future<Output = Result<Exchanged, ExchangeError>> + use<> {
+    pub(crate) fn exchange(
+        &self,
+        payload: SyncPayload,
+    ) -> impl Future<Output = Result<Exchanged, ExchangeError>> + use<> {
         exchange(self.links.clone(), self.key, payload)
     }
 
     /// Takes down what an exchange cost; gives the answer.
-    fn account(&mut self, exchanged: Result<Exchanged, ExchangeError>) -> Result<SyncPayload, ExchangeError> {
+    pub(crate) fn account(
+        &mut self,
+        exchanged: Result<Exchanged, ExchangeError>,
+    ) -> Result<SyncPayload, ExchangeError> {
         match exchanged {
             Ok(done) => {
                 self.report.bytes_in += done.bytes_in;
@@ -140,7 +152,7 @@ impl Session {
     /// Passes on what a hello says.
     fn met(&mut self, hello: Hello) {
         let Hello { statements, addresses, watermarks, .. } = hello;
-        self.report.marks.join(&watermarks);
+        self.report.marks.join_within(&watermarks, STREAMS_MAX);
         tell(&self.roster, Met { peer: self.peer, statements, addresses });
         tell(&self.links.retry, Acked { peer: self.peer, marks: watermarks.clone() });
         tell(&self.links.buffer, PeerMarks { peer: self.peer, marks: watermarks });
@@ -171,8 +183,8 @@ impl Session {
             Err(payload) => payload,
         };
         match payload {
-            SyncPayload::StateRequest(request) => self.serve_page(Stream::state(request.origin), request.after),
-            SyncPayload::SharedChangeRequest(request) => self.serve_page(Stream::shared(request.origin), request.after),
+            SyncPayload::StateRequest(request) => self.serve_page(Stream::state(request.origin), request),
+            SyncPayload::SharedChangeRequest(request) => self.serve_page(Stream::shared(request.origin), request),
             SyncPayload::SnapshotRequest(SnapshotRequest { scope, after }) => Box::pin(async move {
                 match links.readers.next().send(ReadSnapshot { scope, after }).await {
                     Ok(Ok(page)) => SyncPayload::SnapshotResponse(page),
@@ -236,13 +248,14 @@ impl Session {
         })
     }
 
-    fn serve_page(&self, stream: Stream, after: u64) -> ResponseFuture<SyncPayload> {
+    fn serve_page(&self, stream: Stream, request: PageRequest) -> ResponseFuture<SyncPayload> {
+        let PageRequest { after, clean, .. } = request;
         if stream.origin == self.links.device {
             tell(&self.links.retry, PeerPulls(self.peer));
         }
         let links = self.links.clone();
         Box::pin(async move {
-            match links.readers.next().send(ReadPage { stream, after }).await {
+            match links.readers.next().send(ReadPage { stream, after, clean }).await {
                 Ok(Ok(page)) => {
                     links.environment.reach(Point::PageServed);
                     SyncPayload::page_response(stream.kind, page)
@@ -329,7 +342,9 @@ impl Handler<Serve> for Session {
 
     fn handle(&mut self, Serve { bytes, reply }: Serve, ctx: &mut Self::Context) {
         self.report.bytes_in += bytes.len() as u64;
+        self.serving += 1;
         let answer = match SyncEnvelope::decode(&bytes) {
+            _ if self.serving > SERVING_MAX => self.refuse(RefusalKind::Busy, &"too many requests at once"),
             Ok(envelope) if envelope.library != self.links.library || envelope.device != self.peer => {
                 let (device, library) = (envelope.device, envelope.library);
                 self.refuse(
@@ -345,6 +360,7 @@ impl Handler<Serve> for Session {
             }
         };
         ctx.spawn(answer.into_actor(self).map(move |payload, actor, _| {
+            actor.serving -= 1;
             let encoded = actor.links.envelope(payload).encode(RESPONSE_BYTES_MAX).or_else(|error| {
                 actor.links.envelope(refusal(RefusalKind::Storage, &error)).encode(RESPONSE_BYTES_MAX)
             });
@@ -360,79 +376,6 @@ impl Handler<Serve> for Session {
     }
 }
 
-/// Pull something from this peer and hand it to the backfill buffer.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "()")]
-pub(crate) struct Pull(pub(crate) PullWhat);
-
-/// What can be pulled.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum PullWhat {
-    Page { stream: Stream, after: u64 },
-    Snapshot { scope: SnapshotScope, after: Option<Cursor> },
-}
-
-impl Handler<Pull> for Session {
-    type Result = ();
-
-    fn handle(&mut self, Pull(what): Pull, ctx: &mut Self::Context) {
-        let request = match what {
-            PullWhat::Page { stream, after } => SyncPayload::page_request(stream, after),
-            PullWhat::Snapshot { scope, after } => SyncPayload::SnapshotRequest(SnapshotRequest { scope, after }),
-        };
-        let pulled = self.exchange(request).into_actor(self).then(move |answer, actor, _| {
-            let (peer, buffer, counters) = (actor.peer, actor.links.buffer.clone(), actor.links.counters.clone());
-            let answer = actor.account(answer).inspect_err(|error| tracing::info!(%peer, %error, "a pull failed")).ok();
-            async move {
-                let told = match what {
-                    PullWhat::Page { stream, .. } => {
-                        let page = answer.and_then(|payload| sound_or_counted(&counters, page_of(stream, payload)));
-                        buffer.send(Pulled { peer, stream, page }).await
-                    }
-                    PullWhat::Snapshot { scope, after } => {
-                        let sound = |payload| sound_or_counted(&counters, snapshot_of(scope, after, payload));
-                        let page = answer.and_then(sound);
-                        buffer.send(PulledSnapshot { peer, scope, page }).await
-                    }
-                };
-                if told.is_err() {
-                    tracing::debug!(%peer, "the backfill buffer has stopped");
-                }
-            }
-            .into_actor(actor)
-        });
-        ctx.spawn(pulled);
-    }
-}
-
-/// What a peer answered; an answer that is none counts as refused.
-fn sound_or_counted<T>(counters: &Counters, answer: Option<T>) -> Option<T> {
-    counters.messages_refused(u64::from(answer.is_none()));
-    answer
-}
-
-/// The page of that stream that a payload holds, if it holds a sound one.
-fn page_of(stream: Stream, payload: SyncPayload) -> Option<PageResponse> {
-    let ((StreamKind::State, SyncPayload::StateResponse(page))
-    | (StreamKind::Shared, SyncPayload::SharedChangeResponse(page))) = (stream.kind, payload)
-    else {
-        return None;
-    };
-    if let PageResponse::Page { batch, .. } = &page
-        && (batch.stream != stream
-            || batch.check().inspect_err(|error| tracing::warn!(%error, "a page was refused")).is_err())
-    {
-        return None;
-    }
-    Some(page)
-}
-
-/// The page of that snapshot that a payload holds, if it holds a sound one.
-fn snapshot_of(scope: SnapshotScope, after: Option<Cursor>, payload: SyncPayload) -> Option<SnapshotResponse> {
-    let SyncPayload::SnapshotResponse(page) = payload else { return None };
-    ((page.scope, page.after) == (scope, after) && page.is_sound()).then_some(page)
-}
-
 /// Send this peer our own changes of a kind that follow a number.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
@@ -446,7 +389,8 @@ impl Handler<Push> for Session {
 
     fn handle(&mut self, Push { kind, after }: Push, ctx: &mut Self::Context) {
         let stream = Stream { kind, origin: self.links.device };
-        let page = self.links.readers.next().send(ReadPage { stream, after });
+        // Whoever has this much is clean no further: what would have to be a snapshot is not pushed.
+        let page = self.links.readers.next().send(ReadPage { stream, after, clean: after });
         let pushed = page.into_actor(self).then(|page, actor, _| {
             let batch = match page {
                 Ok(Ok(PageResponse::Page { batch, .. })) => Some(SyncPayload::from(batch)),
@@ -472,7 +416,7 @@ impl Handler<Push> for Session {
                     | SyncPayload::AckSharedChanges(Ack { origin, applied, .. }),
                 ) => {
                     let marks = Watermarks::from_iter([(Stream { kind, origin }, applied)]);
-                    actor.report.marks.join(&marks);
+                    actor.report.marks.join_within(&marks, STREAMS_MAX);
                     tell(&actor.links.retry, Acked { peer, marks });
                 }
                 Ok(other) => {
@@ -512,7 +456,7 @@ impl Handler<Learned> for Session {
     type Result = ();
 
     fn handle(&mut self, Learned(marks): Learned, _: &mut Self::Context) {
-        self.report.marks.join(&marks);
+        self.report.marks.join_within(&marks, STREAMS_MAX);
     }
 }
 

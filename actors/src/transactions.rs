@@ -19,6 +19,7 @@ use crate::engine::{Effects, Engine, Sync};
 use crate::environment::Environment;
 use crate::events::{EventKind, Happened};
 use crate::jobs::{Job, Reply, transaction};
+use crate::proto::backfill::Served;
 use crate::rig::{Limit, Point, Timer};
 use crate::store::ledger::Note;
 
@@ -142,6 +143,8 @@ pub(crate) enum Outcome {
         applied: u64,
         /// How far it is held.
         through: u64,
+        /// Whether there was room for less than all of it.
+        full: bool,
     },
 }
 
@@ -366,15 +369,15 @@ impl Handler<Commit> for Transactions {
 #[rtype(result = "Result<Outcome, StoreError>")]
 pub(crate) struct Apply {
     pub(crate) batch: Batch,
-    /// The floor of whoever served it; 0 for a live batch.
-    pub(crate) floor: u64,
+    /// What its server said of itself.
+    pub(crate) served: Served,
 }
 
 impl Handler<Apply> for Transactions {
     type Result = ResponseFuture<Result<Outcome, StoreError>>;
 
-    fn handle(&mut self, Apply { batch, floor }: Apply, ctx: &mut Self::Context) -> Self::Result {
-        self.enqueue(ctx, Err(busy()), Err(stopped()), |reply| Job::Apply(batch, floor, reply))
+    fn handle(&mut self, Apply { batch, served }: Apply, ctx: &mut Self::Context) -> Self::Result {
+        self.enqueue(ctx, Err(busy()), Err(stopped()), |reply| Job::Apply(batch, served, reply))
     }
 }
 

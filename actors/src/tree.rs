@@ -92,7 +92,7 @@ impl Protocol {
         let device = secret.device();
         let parts = || (transactions.clone(), environment.clone(), stored.marks.clone());
         let (store, time, marks) = parts();
-        let (held, begun) = ((marks, stored.parked), stored.snapshots);
+        let (held, begun) = ((marks, stored.clean, stored.parked), stored.snapshots);
         let buffer =
             BackfillBuffer::start_in_arbiter(thread, move |_| BackfillBuffer::new(device, held, begun, store, time));
         let ((store, time, marks), retries) = (parts(), stored.retries);
@@ -107,6 +107,7 @@ impl Protocol {
             counters,
             membership: stored.membership.clone(),
             stored: stored.beacons,
+            known_since_ms: stored.known_since_ms,
         };
         let heartbeats = Heartbeats::start_in_arbiter(thread, move |_| Heartbeats::new(start));
         let (secret, membership, tickets, book) = (secret.clone(), stored.membership, stored.tickets, stored.book);

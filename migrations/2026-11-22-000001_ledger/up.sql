@@ -15,6 +15,7 @@ CREATE TABLE stream (
     origin BLOB NOT NULL,
     watermark BIGINT NOT NULL DEFAULT 0,
     floor BIGINT NOT NULL DEFAULT 0,
+    clean BIGINT,
     PRIMARY KEY (kind, origin)
 ) WITHOUT ROWID;
 
@@ -60,6 +61,16 @@ CREATE TABLE parked (
     entry BLOB NOT NULL,
     PRIMARY KEY (origin, seq)
 );
+
+CREATE TABLE parked_item (
+    model INTEGER NOT NULL,
+    id BLOB NOT NULL,
+    origin BLOB NOT NULL,
+    due_at_ms BIGINT NOT NULL,
+    item BLOB NOT NULL,
+    PRIMARY KEY (model, id)
+);
+CREATE INDEX parked_item_due ON parked_item (due_at_ms);
 
 CREATE TABLE unknown_owned (
     model INTEGER NOT NULL,

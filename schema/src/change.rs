@@ -6,7 +6,7 @@ use crate::hlc::Hlc;
 use crate::ids::{FieldNo, ModelId, RecordId};
 use crate::record::{Deletion, Seen, SharedRecord, Stamp, Stamps};
 use crate::stream::Stream;
-use crate::value::{Fields, Value};
+use crate::value::{FIELDS_MAX, Fields, VALUE_BYTES_MAX, Value};
 
 /// The most changes of shared data in one commit: a reader never sees half a commit, so a page must hold one whole.
 pub const COMMIT_CHANGES_MAX: usize = 1_000;
@@ -16,6 +16,9 @@ pub const COMMIT_BYTES_MAX: usize = 1024 * 1024;
 
 /// The largest log entry: it must fit a gossip message (64 KiB) with its envelope.
 pub const ENTRY_BYTES_MAX: usize = 48 * 1024;
+
+/// The most bytes of values in one device-owned row: as many fields as a record may have, each as large as it may be.
+pub const ROW_BYTES_MAX: usize = FIELDS_MAX * VALUE_BYTES_MAX;
 
 /// What a program wants done to one record.
 #[derive(Clone, Debug, PartialEq)]
@@ -219,7 +222,7 @@ impl Items {
         }
     }
 
-    /// Whether there is none: a hole that later versions left.
+    /// Whether there is none: of a state stream, a hole that later versions left.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -244,6 +247,14 @@ pub enum MalformedBatch {
     Kind {
         /// The stream it names.
         stream: Stream,
+    },
+    /// An item is larger than any that a device may make.
+    #[error("a batch of {stream} holds item {number}, which is larger than an item may be")]
+    TooLarge {
+        /// The stream it names.
+        stream: Stream,
+        /// The number of the offending item.
+        number: u64,
     },
     /// An item lies outside the range, out of order, is missing, or is stamped by another device.
     #[error("a batch of {stream} holds item {number} where it does not belong")]
@@ -273,22 +284,27 @@ impl Batch {
                     if row.version <= last || row.version > through {
                         return Err(MalformedBatch::Item { stream, number: row.version });
                     }
+                    if row.fields.iter().flat_map(Fields::iter).map(|(_, value)| value.len()).sum::<usize>()
+                        > ROW_BYTES_MAX
+                    {
+                        return Err(MalformedBatch::TooLarge { stream, number: row.version });
+                    }
                     last = row.version;
                 }
                 Ok(())
             }
             Items::Shared(changes) if stream.kind == crate::stream::StreamKind::Shared => {
-                if changes.is_empty() {
-                    return Ok(());
-                }
                 let mut expected = after;
                 for change in changes {
                     expected += 1;
                     if change.seq != expected || change.hlc.device != stream.origin {
                         return Err(MalformedBatch::Item { stream, number: change.seq });
                     }
+                    if crate::codec::encode(change, ENTRY_BYTES_MAX).is_err() {
+                        return Err(MalformedBatch::TooLarge { stream, number: change.seq });
+                    }
                 }
-                if expected == through { Ok(()) } else { Err(MalformedBatch::Item { stream, number: expected }) }
+                if expected == through { Ok(()) } else { Err(MalformedBatch::Item { stream, number: expected + 1 }) }
             }
             _ => Err(MalformedBatch::Kind { stream }),
         }
@@ -322,9 +338,9 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_batch_holds_exactly_the_numbers_it_claims_or_is_an_empty_hole() {
+    fn a_shared_batch_holds_exactly_the_numbers_it_claims() {
         assert_eq!(batch(2, 4, &[3, 4]).check(), Ok(()));
-        assert_eq!(batch(2, 400, &[]).check(), Ok(()));
+        assert_eq!(batch(2, 400, &[]).check(), Err(MalformedBatch::Item { stream: stream(), number: 3 }));
         for wrong in [batch(2, 4, &[3]), batch(2, 4, &[4, 3]), batch(2, 4, &[3, 4, 5]), batch(2, 4, &[2, 3, 4])] {
             assert!(matches!(wrong.check(), Err(MalformedBatch::Item { .. })), "{wrong:?}");
         }
@@ -355,6 +371,21 @@ mod tests {
         for wrong in [of(&[2]), of(&[10]), of(&[5, 5]), of(&[6, 5])] {
             assert!(matches!(wrong.check(), Err(MalformedBatch::Item { .. })), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn an_item_that_no_device_may_make_is_refused_with_its_number() {
+        let text = |bytes: usize| Value::from("x".repeat(bytes));
+        let write = |bytes| FieldWrite { field: 1, value: text(bytes), seen: Seen::new() };
+        let entry = |bytes| SharedChange { op: Op::Set { life: None, fields: vec![write(bytes)] }, ..change(1) };
+        let shared = |bytes| Batch { items: Items::Shared(vec![entry(bytes)]), ..batch(0, 1, &[]) };
+        assert_eq!(shared(VALUE_BYTES_MAX).check(), Ok(()));
+        assert_eq!(shared(ENTRY_BYTES_MAX).check(), Err(MalformedBatch::TooLarge { stream: stream(), number: 1 }));
+        let (owner, record) = (Stream::state(stream().origin), RecordId(Uuid::from_u128(1)));
+        let row = |bytes| StateRow { version: 1, model: 4, record, fields: Some(Fields::new().with(1, text(bytes))) };
+        let state = |bytes| Batch { stream: owner, after: 0, through: 1, items: Items::State(vec![row(bytes)]) };
+        assert_eq!(state(ROW_BYTES_MAX).check(), Ok(()));
+        assert_eq!(state(ROW_BYTES_MAX + 1).check(), Err(MalformedBatch::TooLarge { stream: owner, number: 1 }));
     }
 
     #[test]

@@ -109,6 +109,15 @@ impl Watermarks {
         }
     }
 
+    /// As [`Watermarks::join`], but learns of no more streams once there are `streams_max`.
+    pub fn join_within(&mut self, other: &Self, streams_max: usize) {
+        for (stream, through) in other.iter() {
+            if self.0.len() < streams_max || self.0.contains_key(&stream) {
+                self.raise(stream, through);
+            }
+        }
+    }
+
     /// Whether every stream is at least as far as in `other`.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
@@ -156,6 +165,14 @@ mod tests {
         assert!(marks.raise(stream, 5));
         assert!(!marks.raise(stream, 3));
         assert_eq!(marks.get(stream), 5);
+    }
+
+    #[test]
+    fn a_bounded_join_still_raises_what_is_known() {
+        let device = |n| Stream::shared(DeviceId(Uuid::from_u128(n)));
+        let mut marks = Watermarks::from_iter([(device(1), 5)]);
+        marks.join_within(&Watermarks::from_iter([(device(1), 6), (device(2), 1), (device(3), 1)]), 2);
+        assert_eq!(marks, Watermarks::from_iter([(device(1), 6), (device(2), 1)]));
     }
 
     #[test]

@@ -18,12 +18,14 @@ diesel::table! {
 }
 
 diesel::table! {
-    /// Per stream how far it is applied and below which number entries may be lacking.
+    /// Per stream how far it is applied, below which number entries may be lacking, and up to which number nothing is
+    /// held that was deleted.
     stream (kind, origin) {
         kind -> Integer,
         origin -> Binary,
         watermark -> BigInt,
         floor -> BigInt,
+        clean -> Nullable<BigInt>,
     }
 }
 
@@ -86,6 +88,17 @@ diesel::table! {
         seq -> BigInt,
         hlc -> Binary,
         entry -> Binary,
+    }
+}
+
+diesel::table! {
+    /// Snapshot items with a stamp from too far in the future.
+    parked_item (model, id) {
+        model -> Integer,
+        id -> Binary,
+        origin -> Binary,
+        due_at_ms -> BigInt,
+        item -> Binary,
     }
 }
 

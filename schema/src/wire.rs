@@ -138,6 +138,9 @@ pub struct PageRequest {
     pub origin: DeviceId,
     /// The asker has everything up to here.
     pub after: u64,
+    /// Up to here the asker holds nothing that was deleted, whatever tombstones are gone; of a shared stream the same
+    /// as `after`, of a state stream of which it holds nothing the highest number there is.
+    pub clean: u64,
 }
 
 /// What follows a watermark.
@@ -151,6 +154,8 @@ pub enum PageResponse {
         head: u64,
         /// Below this the responder may lack entries or tombstones.
         floor: u64,
+        /// Up to here the responder holds nothing that was deleted, so none of these rows was.
+        clean: u64,
     },
     /// The responder has nothing beyond the asker's watermark.
     UpToDate {
@@ -470,10 +475,10 @@ impl SyncPayload {
         })
     }
 
-    /// The request for what follows `after` in a stream.
+    /// The request for what follows `after` in a stream, from somebody who is `clean` so far.
     #[must_use]
-    pub fn page_request(stream: Stream, after: u64) -> Self {
-        let request = PageRequest { origin: stream.origin, after };
+    pub fn page_request(stream: Stream, after: u64, clean: u64) -> Self {
+        let request = PageRequest { origin: stream.origin, after, clean };
         match stream.kind {
             StreamKind::State => Self::StateRequest(request),
             StreamKind::Shared => Self::SharedChangeRequest(request),

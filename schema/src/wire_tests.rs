@@ -84,10 +84,15 @@ fn samples() -> Vec<SyncPayload> {
         SyncPayload::StateBatch(StateBatch { owner: device(), after: 8, through: 12, rows: vec![row()] }),
         SyncPayload::SharedChange(SharedEntry { origin: device(), change: ops().remove(0) }),
         SyncPayload::SharedChangeBatch(SharedChangeBatch { origin: device(), after: 0, through: 3, changes: ops() }),
-        SyncPayload::StateRequest(PageRequest { origin: device(), after: 7 }),
+        SyncPayload::StateRequest(PageRequest { origin: device(), after: 7, clean: 9 }),
         SyncPayload::StateResponse(PageResponse::UpToDate { head: 7 }),
-        SyncPayload::SharedChangeRequest(PageRequest { origin: device(), after: 300 }),
-        SyncPayload::SharedChangeResponse(PageResponse::Page { batch: batch(Items::Shared(ops())), head: 3, floor: 1 }),
+        SyncPayload::SharedChangeRequest(PageRequest { origin: device(), after: 300, clean: 300 }),
+        SyncPayload::SharedChangeResponse(PageResponse::Page {
+            batch: batch(Items::Shared(ops())),
+            head: 3,
+            floor: 1,
+            clean: 3,
+        }),
         SyncPayload::SnapshotRequest(SnapshotRequest { scope: SnapshotScope::Shared, after: Some((5, record())) }),
         SyncPayload::SnapshotResponse(SnapshotResponse {
             scope: SnapshotScope::State(device()),

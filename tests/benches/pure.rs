@@ -77,7 +77,7 @@ fn page() -> SyncEnvelope {
     };
     let rows = (1..=PAGE_ROWS).map(row).collect();
     let batch = Batch { stream: Stream::state(device(1)), after: 0, through: PAGE_ROWS, items: Items::State(rows) };
-    let page = PageResponse::Page { batch, head: PAGE_ROWS, floor: 0 };
+    let page = PageResponse::Page { batch, head: PAGE_ROWS, floor: 0, clean: PAGE_ROWS };
     SyncEnvelope {
         library: LibraryId(Uuid::from_u128(9)),
         device: device(1),

@@ -16,6 +16,8 @@ mod disk;
 mod durability;
 #[path = "sim/equality.rs"]
 mod equality;
+#[path = "sim/hostile.rs"]
+mod hostile;
 #[path = "sim/joining.rs"]
 mod joining;
 #[path = "sim/log.rs"]

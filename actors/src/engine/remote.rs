@@ -2,28 +2,32 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use starling_schema::change::{Batch, Items, SharedChange, StateRow};
+use starling_schema::change::{Batch, Items, SharedChange, SharedItem, StateRow};
 use starling_schema::ids::{DeviceId, ModelId, RecordId};
-use starling_schema::stream::{Stream, Watermarks};
+use starling_schema::stream::{Stream, StreamKind, Watermarks};
 use starling_schema::wire::{Cursor, SnapshotItems, SnapshotResponse, SnapshotScope};
 
 use crate::applier::{ApplyItems, ApplyShared, ApplyState, Sweep};
 use crate::clock::Observe;
 use crate::peer_log::Append;
 use crate::planted::{self, Bug};
+use crate::proto::backfill::Served;
 use crate::proto::clock::is_within_drift;
 use crate::rig::Point;
-use crate::store::ledger::{self};
+use crate::store::{ledger, parked};
 use crate::transactions::{Outcome, StoreError};
 
 use super::{Effects, Engine};
+
+/// Parked items that are merged in one transaction: as many as a page of a snapshot holds; the rest a moment later.
+const ITEMS_DUE_MAX: i64 = 8_192;
 
 impl Engine {
     /// Applies what a batch holds beyond our watermark. A batch ahead of it is left for later.
     pub(crate) async fn remote(
         &mut self,
         batch: Batch,
-        floor: u64,
+        served: Served,
         effects: &mut Effects,
     ) -> Result<Outcome, StoreError> {
         self.environment.edge(Point::AfterBegin)?;
@@ -42,7 +46,7 @@ impl Engine {
             return Ok(Outcome::Gap);
         }
         // Nothing below the end of the batch can be lacking because of it, whatever its server says.
-        let floor = floor.min(through);
+        let floor = served.floor.min(through);
         if !planted::is(Bug::FloorNotCarried) {
             self.raise_floor(stream, floor)?;
         }
@@ -51,6 +55,7 @@ impl Engine {
                 rows.retain(|row| row.version > watermark || planted::is(Bug::OldVersionOverwrites));
                 effects.applied += rows.len() as u64;
                 self.remote_rows(stream.origin, rows, effects).await?;
+                self.clean.take_in(stream, watermark, served.clean);
                 self.advance(stream, through)?;
             }
             Items::Shared(mut changes) => {
@@ -62,28 +67,30 @@ impl Engine {
                 self.remote_changes(changes, effects).await?;
                 self.advance(stream, through)?;
                 if !late.is_empty() {
-                    return self.park(stream, late);
+                    return self.park(stream, &late);
                 }
             }
         }
         Ok(Outcome::Applied)
     }
 
-    /// Holds changes until their time comes; what is held already stays.
-    fn park(&mut self, stream: Stream, late: Vec<SharedChange>) -> Result<Outcome, StoreError> {
-        ledger::park(&mut self.store.borrow_mut(), &late)?;
-        let parked = self.parked.entry(stream.origin).or_default();
-        parked.extend(late);
-        let through = parked.last().map_or(0, |change| change.seq);
-        if planted::is(Bug::ParkedCountsAsApplied) {
-            self.advance(stream, through)?;
+    /// Holds changes until their time comes, as many as there is room for; what is held already stays.
+    fn park(&mut self, stream: Stream, late: &[SharedChange]) -> Result<Outcome, StoreError> {
+        let mut held = self.parked.get(&stream.origin).copied().unwrap_or_default();
+        let full = !parked::park(&mut self.store.borrow_mut(), &mut held, late)?;
+        if held.count > 0 {
+            self.parked.insert(stream.origin, held);
         }
-        Ok(Outcome::Parked { applied: self.marks.get(stream), through })
+        if planted::is(Bug::ParkedCountsAsApplied) {
+            self.advance(stream, held.through)?;
+        }
+        let applied = self.marks.get(stream);
+        Ok(Outcome::Parked { applied, through: held.through.max(applied), full })
     }
 
     /// What follows parked changes is parked behind them. Gives the batch back when nothing of its stream is parked.
     fn behind_parked(&mut self, batch: Batch) -> Result<Result<Outcome, StoreError>, Batch> {
-        let held = self.parked.get(&batch.stream.origin).and_then(|parked| parked.last()).map(|last| last.seq);
+        let held = self.parked.get(&batch.stream.origin).map(|held| held.through);
         let (Some(held), Items::Shared(_)) = (held, &batch.items) else { return Err(batch) };
         let Batch { stream, after, items, .. } = batch;
         if after > held {
@@ -91,7 +98,7 @@ impl Engine {
         }
         let Items::Shared(mut changes) = items else { return Ok(Ok(Outcome::Duplicate)) };
         changes.retain(|change| change.seq > held);
-        Ok(self.park(stream, changes))
+        Ok(self.park(stream, &changes))
     }
 
     /// How many of the changes, whole commits only, may be applied by our wall clock now.
@@ -146,16 +153,52 @@ impl Engine {
 
     /// Applies the parked changes whose time has come.
     pub(crate) async fn release(&mut self, effects: &mut Effects) -> Result<(), StoreError> {
-        for (origin, changes) in std::mem::take(&mut self.parked) {
+        let wall_ms = self.environment.wall_ms();
+        let due: Vec<DeviceId> =
+            self.parked.iter().filter(|(_, held)| held.due_at_ms <= wall_ms).map(|(origin, _)| *origin).collect();
+        for origin in due {
+            let changes = parked::entries(&mut self.store.borrow_mut(), origin)?;
+            self.parked.remove(&origin);
             let (stream, last) = (Stream::shared(origin), changes.last().map_or(0, |change| change.seq));
             let after = changes.first().map_or(0, |change| change.seq.saturating_sub(1));
             let batch = Batch { stream, after, through: last, items: Items::Shared(changes) };
             let before = self.marks.get(stream);
-            self.remote(batch, 0, effects).await?;
+            self.remote(batch, Served::live(last), effects).await?;
             if self.marks.get(stream) > before {
                 self.environment.reach(Point::Released);
             }
-            ledger::unpark(&mut self.store.borrow_mut(), origin, self.marks.get(stream))?;
+            parked::unpark(&mut self.store.borrow_mut(), origin, self.marks.get(stream))?;
+        }
+        if self.parked_items.due_at_ms.is_some_and(|due_at_ms| due_at_ms <= wall_ms) {
+            let items = parked::take_due_items(&mut self.store.borrow_mut(), wall_ms, ITEMS_DUE_MAX)?;
+            self.items(items, effects).await?;
+            self.parked_items = parked::items(&mut self.store.borrow_mut())?;
+        }
+        Ok(())
+    }
+
+    /// Merges items of a snapshot, but for those that are stamped too far ahead: they are parked.
+    async fn items(&mut self, items: Vec<SharedItem>, effects: &mut Effects) -> Result<(), StoreError> {
+        let wall_ms = self.environment.wall_ms();
+        let mut by_model: BTreeMap<ModelId, Vec<SharedItem>> = BTreeMap::new();
+        let mut seen = None;
+        for item in items {
+            let newest = parked::newest(&item.state.stamps);
+            if newest.is_some_and(|newest| !is_within_drift(newest, wall_ms)) {
+                parked::park_item(&mut self.store.borrow_mut(), item)?;
+            } else {
+                seen = seen.max(newest);
+                by_model.entry(item.model).or_default().push(item);
+            }
+        }
+        if let Some(newest) = seen
+            && let Ok(now) = self.clock.send(Observe(newest)).await?
+        {
+            self.store_clock(now.time)?;
+        }
+        for (model, items) in by_model {
+            let applied = self.applier(model, true).send(ApplyItems(items)).await??;
+            effects.note(model, applied);
         }
         Ok(())
     }
@@ -172,23 +215,16 @@ impl Engine {
         let (scope, through) = (page.scope, page.through);
         match (scope, page.items) {
             (SnapshotScope::Shared, SnapshotItems::Shared(items)) => {
-                let mut by_model: BTreeMap<ModelId, Vec<_>> = BTreeMap::new();
-                for item in items {
-                    by_model.entry(item.model).or_default().push(item);
-                }
-                for (model, items) in by_model {
-                    let newest = items.iter().flat_map(|item| &item.state.stamps.fields).map(|(_, s)| s.hlc).max();
-                    if let Some(newest) = newest
-                        && let Ok(now) = self.clock.send(Observe(newest)).await?
-                    {
-                        self.store_clock(now.time)?;
-                    }
-                    let applied = self.applier(model, true).send(ApplyItems(items)).await??;
-                    effects.note(model, applied);
-                }
+                self.items(items, effects).await?;
+                self.parked_items = parked::items(&mut self.store.borrow_mut())?;
             }
             (SnapshotScope::State(owner), SnapshotItems::State(rows)) => {
-                let version_max = page.watermarks.get(Stream::state(owner));
+                let stream = Stream::state(owner);
+                let version_max = page.watermarks.get(stream);
+                // It may break off: these rows count though the watermark stays.
+                let watermark = self.marks.get(stream);
+                self.clean.take_in(stream, watermark, version_max);
+                self.advance(stream, watermark)?;
                 self.snapshot_rows(owner, rows, (page.after, page.through), version_max, effects).await?;
             }
             _ => return Err(StoreError("a snapshot page holds items of another kind than its scope".to_owned())),
@@ -200,7 +236,14 @@ impl Engine {
                     self.raise_floor(stream, through)?;
                 }
                 self.advance(stream, through)?;
+                if stream.kind == StreamKind::Shared {
+                    // What its entries said came as items, merged or parked.
+                    parked::unpark(&mut self.store.borrow_mut(), stream.origin, through)?;
+                }
             }
+        }
+        if through.is_none() {
+            self.parked = parked::streams(&mut self.store.borrow_mut())?;
         }
         if !self.marks.covers(&page.watermarks) {
             ledger::note_ahead(&mut self.store.borrow_mut(), &page.watermarks)?;

@@ -3,13 +3,14 @@
 //! Inputs are news (a peer's watermarks, a batch, a page, what was applied); after each, [`Backfill::steps`] says what
 //! to do next. A stream is applied strictly in order; while one page is applied the next is asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use starling_schema::change::{Batch, Items};
 use starling_schema::ids::DeviceId;
-use starling_schema::stream::{Stream, Watermarks};
+use starling_schema::stream::{Stream, StreamKind, Watermarks};
 use starling_schema::wire::{Cursor, PageResponse, SnapshotResponse, SnapshotScope};
 
+use super::clean::{self, Clean};
 use super::snapshots::{BegunSnapshot, Snapshots, covers, scope_of};
 use crate::planted::{self, Bug};
 
@@ -28,6 +29,12 @@ const REST_MS: u64 = 1_000;
 /// The longest that it is left alone.
 const REST_MS_MAX: u64 = 30_000;
 
+/// The most streams of which a peer's word is remembered: two for every statement that a library can hold.
+pub const STREAMS_MAX: usize = 8_192;
+
+/// How long a stream waits that has as much parked as may be.
+const FULL_MS: u64 = 60_000;
+
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
@@ -35,8 +42,8 @@ pub enum Step {
     Apply {
         /// The batch; it starts at or before the stream's watermark.
         batch: Batch,
-        /// The floor of whoever served it.
-        floor: u64,
+        /// What its server said of itself.
+        served: Served,
     },
     /// Ask a peer for what follows; then call [`Backfill::page`] or [`Backfill::failed`].
     Fetch {
@@ -46,6 +53,8 @@ pub enum Step {
         stream: Stream,
         /// After which number.
         after: u64,
+        /// How far we shall be clean by then.
+        clean: u64,
     },
     /// Ask a peer for a page of a snapshot; then call [`Backfill::snapshot_page`] or [`Backfill::snapshot_failed`].
     FetchSnapshot {
@@ -65,6 +74,23 @@ pub enum Step {
     },
 }
 
+/// What whoever served a batch said of itself when it read it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Served {
+    /// Below this it may lack entries or tombstones.
+    pub floor: u64,
+    /// Up to here it held nothing that was deleted.
+    pub clean: u64,
+}
+
+impl Served {
+    /// Of a live batch that reaches `through`: it says nothing of what is before or after it.
+    #[must_use]
+    pub const fn live(through: u64) -> Self {
+        Self { floor: 0, clean: through }
+    }
+}
+
 #[derive(Debug, Default)]
 struct PeerView {
     marks: BTreeMap<Stream, u64>,
@@ -81,7 +107,7 @@ struct Rest {
 #[derive(Debug)]
 struct Held {
     batch: Batch,
-    floor: u64,
+    served: Served,
     bytes: usize,
 }
 
@@ -89,24 +115,28 @@ struct Held {
 #[derive(Debug)]
 pub struct Backfill {
     applied: Watermarks,
+    clean: Clean,
     peers: BTreeMap<DeviceId, PeerView>,
     held: BTreeMap<Stream, BTreeMap<u64, Held>>,
     held_bytes: usize,
     held_bytes_max: usize,
     refused: u64,
     fetching: BTreeMap<Stream, DeviceId>,
-    applying: BTreeMap<Stream, u64>,
+    /// What is being applied: up to which number, and how clean its server was.
+    applying: BTreeMap<Stream, (u64, u64)>,
     waiting: BTreeMap<Stream, u64>,
     parked: BTreeMap<Stream, u64>,
     snapshots: Snapshots,
+    origins: Option<BTreeSet<DeviceId>>,
 }
 
 impl Backfill {
     /// Starts from what is applied, and what is held in the store until its time comes.
     #[must_use]
-    pub fn new(applied: Watermarks, parked: impl IntoIterator<Item = (Stream, u64)>) -> Self {
+    pub fn new(applied: Watermarks, clean: Clean, parked: impl IntoIterator<Item = (Stream, u64)>) -> Self {
         Self {
             applied,
+            clean,
             peers: BTreeMap::new(),
             held: BTreeMap::new(),
             held_bytes: 0,
@@ -117,6 +147,7 @@ impl Backfill {
             waiting: BTreeMap::new(),
             parked: parked.into_iter().collect(),
             snapshots: Snapshots::default(),
+            origins: None,
         }
     }
 
@@ -153,16 +184,41 @@ impl Backfill {
 
     /// The store went ahead by itself: local commits, or parked changes whose time came.
     pub fn advanced(&mut self, applied: &Watermarks) {
-        self.applied.join(applied);
+        for (stream, through) in applied.iter() {
+            self.raise(stream, through);
+        }
         self.drop_stale();
+    }
+
+    /// The stream is applied up to here, be it told by whoever applied it or by the store: whichever comes first.
+    fn raise(&mut self, stream: Stream, applied: u64) {
+        let before = self.applied.get(stream);
+        if let Some((through, clean)) = self.applying.get(&stream)
+            && before < *through
+            && *through <= applied
+        {
+            self.clean.take_in(stream, before, *clean);
+        }
+        self.applied.raise(stream, applied);
+    }
+
+    /// Only these devices may ever have written anything: streams of others that a peer names are left alone.
+    pub fn only(&mut self, origins: BTreeSet<DeviceId>) {
+        self.origins = Some(origins);
+    }
+
+    fn is_known(&self, stream: Stream) -> bool {
+        self.origins.as_ref().is_none_or(|origins| origins.contains(&stream.origin))
     }
 
     /// A peer is connected and says how far it is. Its marks only rise.
     pub fn peer_marks(&mut self, peer: DeviceId, marks: &Watermarks) {
         let view = self.peers.entry(peer).or_default();
         for (stream, through) in marks.iter() {
-            let known = view.marks.entry(stream).or_default();
-            *known = through.max(*known);
+            if view.marks.len() < STREAMS_MAX || view.marks.contains_key(&stream) {
+                let known = view.marks.entry(stream).or_default();
+                *known = through.max(*known);
+            }
         }
     }
 
@@ -203,14 +259,15 @@ impl Backfill {
             }
             return false;
         }
-        self.hold(batch, 0) && in_turn
+        let served = Served::live(batch.through);
+        self.hold(batch, served) && in_turn
     }
 
     /// An answer to [`Step::Fetch`].
     pub fn page(&mut self, peer: DeviceId, stream: Stream, response: PageResponse, now_ms: u64) {
         self.pulled(peer, stream);
         match response {
-            PageResponse::Page { batch, head, floor } => {
+            PageResponse::Page { batch, head, floor, clean } => {
                 self.set_mark(peer, stream, head.max(batch.through));
                 let frontier = self.frontier(stream);
                 if batch.stream != stream || batch.after > frontier || batch.through <= frontier {
@@ -219,7 +276,7 @@ impl Backfill {
                 if let Some(view) = self.peers.get_mut(&peer) {
                     view.resting.remove(&stream);
                 }
-                self.hold(batch, floor);
+                self.hold(batch, Served { floor, clean });
             }
             PageResponse::UpToDate { head } => {
                 self.set_mark(peer, stream, head);
@@ -240,8 +297,8 @@ impl Backfill {
 
     /// A batch was applied, or could not be: then it is pulled again after `retry_at_ms`.
     pub fn settled(&mut self, stream: Stream, applied: u64, retry_at_ms: Option<u64>) {
+        self.raise(stream, applied);
         self.applying.remove(&stream);
-        self.applied.raise(stream, applied);
         match retry_at_ms {
             Some(until_ms) => {
                 self.waiting.insert(stream, until_ms);
@@ -255,9 +312,13 @@ impl Backfill {
     }
 
     /// Of a batch only the first part was applied: what follows is held in the store, up to `through`, until its time
-    /// comes. It is not asked for again, and it is not applied.
-    pub fn parked(&mut self, stream: Stream, applied: u64, through: u64) {
+    /// comes. It is not asked for again, and it is not applied. A stream that is full holds no more: it waits.
+    pub fn parked(&mut self, stream: Stream, applied: u64, through: u64, full: bool, now_ms: u64) {
         self.applying.remove(&stream);
+        if full {
+            self.waiting.insert(stream, now_ms + FULL_MS);
+            self.release(stream);
+        }
         self.applied.raise(stream, applied);
         let held = self.parked.entry(stream).or_default();
         *held = through.max(*held);
@@ -266,11 +327,17 @@ impl Backfill {
 
     /// An answer to [`Step::FetchSnapshot`].
     pub fn snapshot_page(&mut self, peer: DeviceId, page: SnapshotResponse) {
-        let scope = page.scope;
-        if self.snapshots.page(peer, page)
-            && let Some(view) = self.peers.get_mut(&peer)
-        {
+        let (scope, read_at) = (page.scope, page.watermarks.clone());
+        if !self.snapshots.page(peer, page) {
+            return;
+        }
+        if let Some(view) = self.peers.get_mut(&peer) {
             view.resting.retain(|stream, _| !covers(scope, *stream));
+        }
+        if let SnapshotScope::State(owner) = scope {
+            // Whoever served it: the whole is as clean as its least clean page, those before a restart included.
+            let stream = Stream::state(owner);
+            self.clean.take_in(stream, self.applied.get(stream), read_at.get(stream));
         }
     }
 
@@ -312,7 +379,8 @@ impl Backfill {
     #[must_use]
     pub fn behind(&self, peer: DeviceId) -> u64 {
         let marks = self.peers.get(&peer).map(|view| &view.marks);
-        let behind = marks.into_iter().flatten().map(|(stream, head)| head.saturating_sub(self.kept(*stream)));
+        let known = marks.into_iter().flatten().filter(|(stream, _)| self.is_known(**stream));
+        let behind = known.map(|(stream, head)| head.saturating_sub(self.kept(*stream)));
         behind.fold(0, u64::saturating_add)
     }
 
@@ -344,13 +412,13 @@ impl Backfill {
             .map(|(stream, _)| *stream)
             .collect();
         for stream in ready {
-            let Some((_, Held { batch, floor, bytes })) = self.held.get_mut(&stream).and_then(BTreeMap::pop_first)
+            let Some((_, Held { batch, served, bytes })) = self.held.get_mut(&stream).and_then(BTreeMap::pop_first)
             else {
                 continue;
             };
             self.held_bytes -= bytes;
-            self.applying.insert(stream, batch.through);
-            steps.push(Step::Apply { batch, floor });
+            self.applying.insert(stream, (batch.through, served.clean));
+            steps.push(Step::Apply { batch, served });
         }
         self.held.retain(|_, held| !held.is_empty());
     }
@@ -390,7 +458,7 @@ impl Backfill {
                 if let Some(view) = self.peers.get_mut(&peer) {
                     view.pulls += 1;
                 }
-                steps.push(Step::Fetch { peer, stream, after: frontier });
+                steps.push(Step::Fetch { peer, stream, after: frontier, clean: self.clean_by_then(stream) });
             }
         }
     }
@@ -410,15 +478,35 @@ impl Backfill {
 
     /// How far the stream is held without holes: applied, being applied, or waiting in turn.
     fn frontier(&self, stream: Stream) -> u64 {
-        let applying = self.applying.get(&stream).copied().unwrap_or(0);
-        let mut frontier = self.kept(stream).max(applying);
-        for (after, held) in self.held.get(&stream).into_iter().flatten() {
-            if *after > frontier {
-                break;
-            }
-            frontier = frontier.max(held.batch.through);
+        self.in_turn(stream).map(|(through, _)| through).last().unwrap_or_else(|| self.kept(stream))
+    }
+
+    /// How far the stream will be clean once it is applied up to the frontier.
+    fn clean_by_then(&self, stream: Stream) -> u64 {
+        if stream.kind == StreamKind::Shared {
+            return self.frontier(stream);
         }
-        frontier
+        let now = self.clean.of(stream, self.kept(stream));
+        self.in_turn(stream).fold(now, |before, (through, clean)| clean::after(before, clean, through))
+    }
+
+    /// What is applied or waits in turn and brings something: up to which number, and how clean its server was.
+    fn in_turn(&self, stream: Stream) -> impl Iterator<Item = (u64, u64)> {
+        let applying = self.applying.get(&stream).map(|(through, clean)| (0, *through, *clean));
+        let held = self.held.get(&stream).into_iter().flatten();
+        let waiting = held.map(|(after, held)| (*after, held.batch.through, held.served.clean));
+        let mut frontier = self.kept(stream);
+        applying
+            .into_iter()
+            .chain(waiting)
+            .map_while(move |(after, through, clean)| {
+                let is_news = through > frontier;
+                (after <= frontier).then(|| {
+                    frontier = frontier.max(through);
+                    is_news.then_some((through, clean))
+                })
+            })
+            .flatten()
     }
 
     /// How far the store holds the stream without holes, applied or parked.
@@ -434,7 +522,7 @@ impl Backfill {
     fn wanted(&self) -> BTreeMap<Stream, u64> {
         let mut wanted = BTreeMap::new();
         for (stream, head) in self.peers.values().flat_map(|view| &view.marks) {
-            if *head > self.kept(*stream) {
+            if *head > self.kept(*stream) && self.is_known(*stream) {
                 let most: &mut u64 = wanted.entry(*stream).or_default();
                 *most = (*head).max(*most);
             }
@@ -443,7 +531,7 @@ impl Backfill {
     }
 
     /// Keeps a batch for its turn. Says no when it brings nothing or does not fit.
-    fn hold(&mut self, batch: Batch, floor: u64) -> bool {
+    fn hold(&mut self, batch: Batch, served: Served) -> bool {
         let bytes = weight(&batch);
         if batch.through <= self.kept(batch.stream) && !planted::is(Bug::OldVersionOverwrites) {
             return false;
@@ -460,7 +548,7 @@ impl Backfill {
             return true;
         }
         self.held_bytes += bytes;
-        if let Some(shorter) = stream.insert(batch.after, Held { batch, floor, bytes }) {
+        if let Some(shorter) = stream.insert(batch.after, Held { batch, served, bytes }) {
             self.held_bytes -= shorter.bytes;
         }
         true

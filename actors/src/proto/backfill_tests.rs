@@ -30,19 +30,23 @@ fn batch(after: u64, through: u64) -> Batch {
 }
 
 fn page(after: u64, through: u64, head: u64) -> PageResponse {
-    PageResponse::Page { batch: batch(after, through), head, floor: 0 }
+    PageResponse::Page { batch: batch(after, through), head, floor: 0, clean: head }
 }
 
 fn fetch(peer: u128, after: u64) -> Step {
-    Step::Fetch { peer: device(peer), stream: stream(), after }
+    Step::Fetch { peer: device(peer), stream: stream(), after, clean: after }
 }
 
 fn apply(after: u64, through: u64) -> Step {
-    Step::Apply { batch: batch(after, through), floor: 0 }
+    Step::Apply { batch: batch(after, through), served: Served { floor: 0, clean: 10 } }
+}
+
+fn apply_live(after: u64, through: u64) -> Step {
+    Step::Apply { batch: batch(after, through), served: Served::live(through) }
 }
 
 fn with_peer(peer: u128, head: u64) -> Backfill {
-    let mut backfill = Backfill::new(Watermarks::new(), []);
+    let mut backfill = Backfill::new(Watermarks::new(), Clean::default(), []);
     backfill.peer_marks(device(peer), &Watermarks::from_iter([(stream(), head)]));
     backfill
 }
@@ -75,14 +79,14 @@ fn a_batch_ahead_of_its_turn_waits_and_the_gap_is_pulled() {
     assert!(!backfill.offer(device(1), batch(5, 6)));
     assert_eq!(backfill.steps(0), [fetch(1, 0)]);
     backfill.page(device(1), stream(), page(0, 5, 6), 0);
-    assert_eq!(backfill.steps(0), [apply(0, 5)]);
+    assert_eq!(backfill.steps(0), [Step::Apply { batch: batch(0, 5), served: Served { floor: 0, clean: 6 } }]);
     backfill.settled(stream(), 5, None);
-    assert_eq!(backfill.steps(0), [apply(5, 6)]);
+    assert_eq!(backfill.steps(0), [apply_live(5, 6)]);
 }
 
 #[test]
 fn a_duplicate_is_dropped() {
-    let mut backfill = Backfill::new(Watermarks::from_iter([(stream(), 7)]), []);
+    let mut backfill = Backfill::new(Watermarks::from_iter([(stream(), 7)]), Clean::default(), []);
     backfill.offer(device(1), batch(3, 7));
     assert_eq!((backfill.steps(0), backfill.held()), (vec![], 0));
 }
@@ -160,14 +164,14 @@ fn what_is_parked_is_held_but_not_applied() {
     backfill.steps(0);
     backfill.page(device(1), stream(), page(0, 10, 10), 0);
     backfill.steps(0);
-    backfill.parked(stream(), 3, 10);
+    backfill.parked(stream(), 3, 10, false, 0);
     assert_eq!((backfill.steps(60_000), backfill.missing(), backfill.applied().get(stream())), (vec![], 0, 3));
     backfill.offer(device(1), batch(10, 11));
-    assert_eq!(backfill.steps(60_000), [apply(10, 11)]);
-    backfill.parked(stream(), 3, 11);
+    assert_eq!(backfill.steps(60_000), [apply_live(10, 11)]);
+    backfill.parked(stream(), 3, 11, false, 0);
     backfill.advanced(&Watermarks::from_iter([(stream(), 11)]));
     backfill.offer(device(1), batch(11, 12));
-    assert_eq!(backfill.steps(60_000), [apply(11, 12)]);
+    assert_eq!(backfill.steps(60_000), [apply_live(11, 12)]);
 }
 
 #[test]
@@ -187,6 +191,78 @@ fn what_waits_behind_a_gap_leaves_room_for_the_pages_that_fill_it() {
     });
     assert_eq!(held.count(), 15);
     assert_eq!(backfill.steps(0), [fetch(1, 0)]);
+}
+
+#[test]
+fn a_stream_that_has_parked_as_much_as_may_be_waits_un_held() {
+    let mut backfill = with_peer(1, 10);
+    backfill.steps(0);
+    backfill.page(device(1), stream(), page(0, 10, 10), 0);
+    backfill.steps(0);
+    backfill.parked(stream(), 3, 7, true, 0);
+    assert_eq!((backfill.steps(59_999), backfill.missing()), (vec![], 3));
+    assert_eq!(backfill.steps(60_000), [fetch(1, 7)]);
+}
+
+#[test]
+fn streams_of_devices_that_never_belonged_are_not_asked_for_and_few_are_remembered() {
+    let mut backfill = with_peer(1, 10);
+    backfill.only(BTreeSet::from([device(8)]));
+    assert_eq!((backfill.steps(0), backfill.missing(), backfill.behind(device(1))), (vec![], 0, 0));
+    let many = (100..20_000).map(|n| (Stream::shared(device(n)), 1)).collect();
+    backfill.peer_marks(device(1), &many);
+    assert_eq!(backfill.peers[&device(1)].marks.len(), STREAMS_MAX);
+    backfill.only(BTreeSet::from([device(8), device(9)]));
+    assert_eq!(backfill.steps(0), [fetch(1, 0)]);
+}
+
+fn rows(after: u64, through: u64, clean: u64) -> PageResponse {
+    let batch = Batch { stream: Stream::state(device(9)), after, through, items: Items::State(Vec::new()) };
+    PageResponse::Page { batch, head: 30, floor: 5, clean }
+}
+
+/// What is said of being clean in the requests for a state stream of three pages, when the servers of the first two
+/// are clean up to 28 and 25. That a page is applied is told by the store first, or by whoever applied it.
+fn said_clean(mut backfill: Backfill, store_first: bool) -> Vec<(u64, u64)> {
+    let stream = Stream::state(device(9));
+    backfill.peer_marks(device(1), &Watermarks::from_iter([(stream, 30)]));
+    let mut said = Vec::new();
+    let mut ask = |backfill: &mut Backfill| {
+        for step in backfill.steps(0) {
+            if let Step::Fetch { after, clean, .. } = step {
+                said.push((after, clean));
+            }
+        }
+    };
+    ask(&mut backfill);
+    backfill.page(device(1), stream, rows(0, 10, 28), 0);
+    ask(&mut backfill);
+    backfill.page(device(1), stream, rows(10, 20, 25), 0);
+    ask(&mut backfill);
+    for through in [10, 20] {
+        if store_first {
+            backfill.advanced(&Watermarks::from_iter([(stream, through)]));
+        }
+        backfill.settled(stream, through, None);
+        backfill.peer_gone(device(1));
+        backfill.peer_marks(device(1), &Watermarks::from_iter([(stream, 30)]));
+        ask(&mut backfill);
+    }
+    said
+}
+
+#[test]
+fn who_began_with_nothing_says_how_clean_it_is_before_the_pages_before_are_applied() {
+    for store_first in [true, false] {
+        let fresh = Backfill::new(Watermarks::new(), Clean::default(), []);
+        assert_eq!(said_clean(fresh, store_first), [(0, u64::MAX), (10, 28), (20, 25), (20, 25), (20, 25)]);
+    }
+}
+
+#[test]
+fn who_was_away_is_clean_up_to_its_watermark_only() {
+    let away = Backfill::new(Watermarks::from_iter([(Stream::state(device(9)), 3)]), Clean::default(), []);
+    assert_eq!(said_clean(away, true), [(3, 3), (10, 10), (20, 20), (20, 20), (20, 20)]);
 }
 
 #[test]

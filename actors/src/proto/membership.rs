@@ -16,6 +16,13 @@ use self::standing::Standing;
 /// bounds what a member gone bad can make the others store and work out.
 pub const STATEMENTS_MAX: usize = 4_096;
 
+/// The most bytes of all statements: with addresses and watermarks they fit one answer of 4 MiB, so that nobody has to
+/// ask for parts.
+pub const STATEMENTS_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// The most statements of one author: a member gone bad leaves three quarters of the set to the others.
+pub const AUTHOR_STATEMENTS_MAX: usize = STATEMENTS_MAX / 4;
+
 /// The most heads that a new statement names: 16 KiB of its 64. Only the ages of names are judged by what is named, so
 /// leaving some out does no harm.
 pub const SEEN_MAX: usize = 512;
@@ -32,6 +39,7 @@ pub struct Membership {
     library: LibraryId,
     signed: BTreeMap<StatementId, Signed>,
     statements: BTreeMap<StatementId, Statement>,
+    bytes: usize,
     standing: Standing,
     members: BTreeMap<DeviceId, Member>,
     library_name: String,
@@ -69,9 +77,16 @@ pub enum MembershipError {
         /// How long the name is.
         bytes: usize,
     },
-    /// The set holds [`STATEMENTS_MAX`] statements: nothing more is taken, members stay as they are.
-    #[error("the library has {STATEMENTS_MAX} membership statements already: found a new library")]
+    /// The set holds [`STATEMENTS_MAX`] statements or [`STATEMENTS_BYTES_MAX`] bytes of them: nothing more is taken,
+    /// members stay as they are.
+    #[error("the library has as many membership statements as it can hold: found a new library")]
     Full,
+    /// The set holds [`AUTHOR_STATEMENTS_MAX`] statements of this author: no more of it is taken.
+    #[error("{0} has made {AUTHOR_STATEMENTS_MAX} membership statements, no more are taken")]
+    TooMany(DeviceId),
+    /// It names more statements as seen than [`SEEN_MAX`].
+    #[error("a statement of {0} names more than {SEEN_MAX} others as seen")]
+    TooManySeen(DeviceId),
     /// A statement cannot be made by, or about, a device that is no member. Nothing was signed.
     #[error("{0} is not a member of this library")]
     NotAMember(DeviceId),
@@ -111,6 +126,7 @@ impl Membership {
             library,
             signed: BTreeMap::new(),
             statements: BTreeMap::new(),
+            bytes: 0,
             standing: Standing::default(),
             members: BTreeMap::new(),
             library_name: String::new(),
@@ -184,6 +200,16 @@ impl Membership {
     #[must_use]
     pub fn removed(&self) -> &BTreeSet<DeviceKey> {
         &self.standing.removed
+    }
+
+    /// Every device that any statement names, in effect or not: who may ever have written something.
+    #[must_use]
+    pub fn origins(&self) -> BTreeSet<DeviceId> {
+        let named = |statement: &Statement| match statement.body {
+            StatementBody::Admit { key, .. } => [statement.author.device(), key.device()],
+            _ => [statement.author.device(); 2],
+        };
+        self.statements.values().flat_map(named).collect()
     }
 
     /// Every statement, to be stored or told to a peer, in the order of their ids.
@@ -270,14 +296,28 @@ impl Membership {
         if !self.is_member(secret.device()) {
             return Err(MembershipError::NotAMember(secret.device()));
         }
-        if self.signed.len() >= STATEMENTS_MAX {
-            return Err(MembershipError::Full);
-        }
         let mut seen = self.heads();
         seen.truncate(SEEN_MAX);
         let statement = Statement { library: self.library, author: secret.public(), at_ms, seen, body };
         check_names(&statement)?;
-        Ok(Signed::new(&statement, secret)?)
+        let signed = Signed::new(&statement, secret)?;
+        self.check_room(&statement, signed.bytes.len())?;
+        Ok(signed)
+    }
+
+    /// Whether the set can take one more statement, of this author and so many bytes.
+    fn check_room(&self, statement: &Statement, bytes: usize) -> Result<(), MembershipError> {
+        let author = statement.author;
+        if statement.seen.len() > SEEN_MAX {
+            return Err(MembershipError::TooManySeen(author.device()));
+        }
+        if self.signed.len() >= STATEMENTS_MAX || self.bytes + bytes > STATEMENTS_BYTES_MAX {
+            return Err(MembershipError::Full);
+        }
+        if self.statements.values().filter(|other| other.author == author).count() >= AUTHOR_STATEMENTS_MAX {
+            return Err(MembershipError::TooMany(author.device()));
+        }
+        Ok(())
     }
 
     fn keep(&mut self, signed: Signed) -> Result<bool, MembershipError> {
@@ -294,9 +334,8 @@ impl Membership {
             return Err(MembershipError::OtherLibrary { author: statement.author.device(), library });
         }
         check_names(&statement)?;
-        if self.signed.len() >= STATEMENTS_MAX {
-            return Err(MembershipError::Full);
-        }
+        self.check_room(&statement, signed.bytes.len())?;
+        self.bytes += signed.bytes.len();
         self.signed.insert(id, signed);
         self.statements.insert(id, statement);
         Ok(true)

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod backfill;
+pub mod clean;
 pub mod clock;
 pub mod equality;
 pub mod heartbeat;

@@ -1,6 +1,4 @@
-//! The bookkeeping tables: settings, streams, log, statements, beacons, tickets, retries, dead letters, parked changes.
-
-use std::collections::BTreeMap;
+//! The bookkeeping tables: settings, streams, log, statements, beacons, tickets, retries, dead letters.
 
 use diesel::prelude::*;
 use diesel::result::QueryResult;
@@ -13,8 +11,10 @@ use starling_schema::stream::{Stream, StreamKind, Watermarks};
 use starling_schema::tables;
 use starling_schema::wire::{Cursor, SnapshotScope, UNPACKED_BYTES_MAX};
 
+use super::parked;
 use super::sql::to_sql;
 use crate::planted::{self, Bug};
+use crate::proto::clean::Clean;
 use crate::proto::snapshots::BegunSnapshot;
 
 /// The setting that keeps up to where records may be ahead of the watermarks.
@@ -62,7 +62,9 @@ pub(crate) fn note_snapshot(
 
 /// How far every stream is applied, and below which number entries or tombstones may be lacking.
 pub(crate) fn streams(c: &mut SqliteConnection) -> QueryResult<(Watermarks, Watermarks)> {
-    let rows: Vec<(i32, DeviceId, i64, i64)> = tables::stream::table.order(tables::stream::kind).load(c)?;
+    use tables::stream::dsl;
+    let columns = (dsl::kind, dsl::origin, dsl::watermark, dsl::floor);
+    let rows: Vec<(i32, DeviceId, i64, i64)> = dsl::stream.order(dsl::kind).select(columns).load(c)?;
     let (mut marks, mut floors) = (Watermarks::new(), Watermarks::new());
     for (kind, origin, watermark, floor) in rows {
         let Some(kind) = StreamKind::from_code(kind) else { continue };
@@ -90,25 +92,53 @@ fn ahead(c: &mut SqliteConnection) -> QueryResult<Watermarks> {
     Ok(ahead.and_then(|bytes| codec::decode::<_, UNPACKED_BYTES_MAX>(&bytes).ok()).unwrap_or_default())
 }
 
-/// How far every stream is applied, when the records are exactly of that point; otherwise they cannot be compared.
+/// How far every stream is applied, when the records are exactly of that point; otherwise they cannot be compared. While
+/// items of a snapshot are parked they are not: the watermarks stand for those, too.
 pub(crate) fn comparable(c: &mut SqliteConnection) -> QueryResult<Option<Watermarks>> {
     let (marks, _) = streams(c)?;
+    if parked::items(c)?.due_at_ms.is_some() {
+        return Ok(None);
+    }
     Ok(marks.covers(&ahead(c)?).then_some(marks))
 }
 
-/// How far one stream is applied, and its floor.
-pub(crate) fn stream(c: &mut SqliteConnection, stream: Stream) -> QueryResult<(u64, u64)> {
+/// Up to which numbers nothing is held that was deleted.
+pub(crate) fn clean(c: &mut SqliteConnection) -> QueryResult<Clean> {
     use tables::stream::dsl;
-    let row: Option<(i64, i64)> = dsl::stream
-        .find((stream.kind.code(), stream.origin))
-        .select((dsl::watermark, dsl::floor))
-        .first(c)
-        .optional()?;
-    Ok(row.map_or((0, 0), |(watermark, floor)| (from_sql(watermark), from_sql(floor))))
+    let rows: Vec<(i32, DeviceId, Option<i64>)> = dsl::stream.select((dsl::kind, dsl::origin, dsl::clean)).load(c)?;
+    let stream = |kind, origin| Some(Stream { kind: StreamKind::from_code(kind)?, origin });
+    Ok(rows.into_iter().filter_map(|(kind, origin, clean)| Some((stream(kind, origin)?, from_sql(clean?)))).collect())
 }
 
-/// Writes how far a stream is applied and its floor.
-pub(crate) fn set_stream(c: &mut SqliteConnection, stream: Stream, watermark: u64, floor: u64) -> QueryResult<()> {
+/// How far one stream is applied, its floor, and how far it is clean.
+pub(crate) fn stream(c: &mut SqliteConnection, stream: Stream) -> QueryResult<(u64, u64, u64)> {
+    use tables::stream::dsl;
+    let row: Option<(i64, i64, Option<i64>)> = dsl::stream
+        .find((stream.kind.code(), stream.origin))
+        .select((dsl::watermark, dsl::floor, dsl::clean))
+        .first(c)
+        .optional()?;
+    let (watermark, floor, clean) = row.unwrap_or_default();
+    let clean: Clean = clean.map(|clean| (stream, from_sql(clean))).into_iter().collect();
+    Ok((from_sql(watermark), from_sql(floor), clean.of(stream, from_sql(watermark))))
+}
+
+/// Raises a stream's floor.
+pub(crate) fn set_floor(c: &mut SqliteConnection, stream: Stream, floor: u64) -> QueryResult<()> {
+    use tables::stream::dsl;
+    diesel::update(dsl::stream.find((stream.kind.code(), stream.origin)).filter(dsl::floor.lt(to_sql(floor))))
+        .set(dsl::floor.eq(to_sql(floor)))
+        .execute(c)?;
+    Ok(())
+}
+
+/// Writes how far a stream is applied, its floor, and how far it is clean beyond its watermark.
+pub(crate) fn set_stream(
+    c: &mut SqliteConnection,
+    stream: Stream,
+    (watermark, floor): (u64, u64),
+    clean: Option<u64>,
+) -> QueryResult<()> {
     use tables::stream::dsl;
     diesel::replace_into(dsl::stream)
         .values((
@@ -116,6 +146,7 @@ pub(crate) fn set_stream(c: &mut SqliteConnection, stream: Stream, watermark: u6
             dsl::origin.eq(stream.origin),
             dsl::watermark.eq(to_sql(watermark)),
             dsl::floor.eq(to_sql(floor)),
+            dsl::clean.eq(clean.map(to_sql)),
         ))
         .execute(c)?;
     Ok(())
@@ -176,10 +207,16 @@ pub(crate) fn prune_log(c: &mut SqliteConnection, origin: DeviceId, through: u64
     diesel::delete(dsl::log.filter(dsl::origin.eq(origin).and(dsl::seq.le(to_sql(through))))).execute(c)
 }
 
-/// Removes the tombstones of an owner up to a version.
-pub(crate) fn prune_tombstones(c: &mut SqliteConnection, owner: DeviceId, through: u64) -> QueryResult<usize> {
+/// Removes the tombstones of an owner up to a version. Says how many there were, and the version of the last.
+pub(crate) fn prune_tombstones(
+    c: &mut SqliteConnection,
+    owner: DeviceId,
+    through: u64,
+) -> QueryResult<(usize, Option<u64>)> {
     use tables::tombstone::dsl;
-    diesel::delete(dsl::tombstone.filter(dsl::owner.eq(owner).and(dsl::version.le(to_sql(through))))).execute(c)
+    let gone = || dsl::tombstone.filter(dsl::owner.eq(owner).and(dsl::version.le(to_sql(through))));
+    let last: Option<i64> = gone().select(diesel::dsl::max(dsl::version)).first(c)?;
+    Ok((diesel::delete(gone()).execute(c)?, last.map(from_sql)))
 }
 
 /// How many entries the peer log holds.
@@ -330,39 +367,4 @@ pub(crate) fn dead_letters(c: &mut SqliteConnection) -> QueryResult<Vec<StoredLe
 pub(crate) fn tickets(c: &mut SqliteConnection) -> QueryResult<Vec<(Vec<u8>, Vec<u8>, u64, Option<Vec<u8>>)>> {
     let rows: Vec<(Vec<u8>, Vec<u8>, i64, Option<Vec<u8>>)> = tables::ticket::table.load(c)?;
     Ok(rows.into_iter().map(|(id, secret, expires, used_by)| (id, secret, from_sql(expires), used_by)).collect())
-}
-
-/// Parks changes that must wait for time to pass.
-pub(crate) fn park(c: &mut SqliteConnection, changes: &[SharedChange]) -> QueryResult<()> {
-    use tables::parked::dsl;
-    for change in changes {
-        let entry = codec::encode(change, UNPACKED_BYTES_MAX)
-            .map_err(|e| diesel::result::Error::SerializationError(Box::new(e)))?;
-        let row = (
-            dsl::origin.eq(change.hlc.device),
-            dsl::seq.eq(to_sql(change.seq)),
-            dsl::hlc.eq(change.hlc),
-            dsl::entry.eq(entry),
-        );
-        diesel::replace_into(dsl::parked).values(row).execute(c)?;
-    }
-    Ok(())
-}
-
-/// Every parked change, by origin and number.
-pub(crate) fn parked(c: &mut SqliteConnection) -> QueryResult<BTreeMap<DeviceId, Vec<SharedChange>>> {
-    use tables::parked::dsl;
-    let rows: Vec<(DeviceId, Vec<u8>)> =
-        dsl::parked.order((dsl::origin, dsl::seq)).select((dsl::origin, dsl::entry)).load(c)?;
-    let mut parked: BTreeMap<DeviceId, Vec<SharedChange>> = BTreeMap::new();
-    for (origin, entry) in rows {
-        parked.entry(origin).or_default().push(decoded(&entry)?);
-    }
-    Ok(parked)
-}
-
-/// Forgets the parked changes of an origin up to a number: they are applied.
-pub(crate) fn unpark(c: &mut SqliteConnection, origin: DeviceId, through: u64) -> QueryResult<usize> {
-    use tables::parked::dsl;
-    diesel::delete(dsl::parked.filter(dsl::origin.eq(origin).and(dsl::seq.le(to_sql(through))))).execute(c)
 }

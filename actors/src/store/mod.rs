@@ -4,6 +4,7 @@ pub(crate) mod conflicts;
 pub(crate) mod ledger;
 pub(crate) mod open;
 pub(crate) mod pages;
+pub(crate) mod parked;
 pub(crate) mod remains;
 pub(crate) mod sql;
 pub(crate) mod table;

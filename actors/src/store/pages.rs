@@ -1,20 +1,26 @@
 //! Pages: what follows a watermark in a stream, and what follows a key in a snapshot. Each is read in one read
 //! transaction together with the watermark that it claims.
 
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use diesel::prelude::*;
 use diesel::result::QueryResult;
 use diesel::sqlite::SqliteConnection;
 use starling_schema::change::{Batch, Items, SharedItem, StateRow};
 use starling_schema::ids::{DeviceId, ModelId, RecordId};
+use starling_schema::record::SharedRecord;
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
 use starling_schema::tables;
 use starling_schema::value::Fields;
 use starling_schema::wire::{Cursor, PageResponse, SnapshotItems, SnapshotResponse, SnapshotScope};
 
-use super::ledger;
 use super::sql::{Bind, Statement, snapshot, to_sql};
+use super::table::ModelTable;
 use super::tables::Tables;
+use super::{ledger, parked};
 use crate::planted::{self, Bug};
+use crate::proto::merge;
 
 /// The most rows of one page: about 1 MiB of entries, the size at which the transport is fastest.
 pub(crate) const PAGE_ROWS_MAX: usize = 8_192;
@@ -29,21 +35,22 @@ pub(crate) struct Room {
     pub(crate) bytes: usize,
 }
 
-/// What follows `after` in a stream.
+/// What follows `after` in a stream, for somebody who holds nothing that was deleted up to `asker_clean`.
 pub(crate) fn page(
     c: &mut SqliteConnection,
     tables: &Tables,
     stream: Stream,
-    after: u64,
+    (after, asker_clean): (u64, u64),
     room: Room,
 ) -> QueryResult<PageResponse> {
     snapshot(c, |c| {
-        let (head, floor) = ledger::stream(c, stream)?;
+        let (head, floor, clean) = ledger::stream(c, stream)?;
         if after >= head {
             return Ok(PageResponse::UpToDate { head });
         }
         let pruned = match stream.kind {
-            StreamKind::State => 0 < after && after < floor,
+            // The tombstones that are gone concern nothing that such an asker holds.
+            StreamKind::State => after < floor && asker_clean < floor,
             StreamKind::Shared => after < floor,
         };
         if pruned {
@@ -51,9 +58,12 @@ pub(crate) fn page(
         }
         let batch = match stream.kind {
             StreamKind::State => state_batch(c, tables, stream, (after, head), room)?,
-            StreamKind::Shared => shared_batch(c, stream, (after, head), room)?,
+            StreamKind::Shared => match shared_batch(c, stream, after, room)? {
+                Ok(batch) => batch,
+                Err(lost) => return Ok(PageResponse::TakeSnapshot { floor: lost }),
+            },
         };
-        Ok(PageResponse::Page { batch, head, floor })
+        Ok(PageResponse::Page { batch, head, floor, clean })
     })
 }
 
@@ -74,7 +84,8 @@ fn state_batch(
     let fit = fitting(rows.iter().map(|row| row.fields.as_ref().map_or(0, weight)), room);
     // A table that gave as many rows as it may has more: the page speaks for no more than its last row.
     let is_cut = fit < rows.len() || rows.len() >= room.rows;
-    let last = if planted::is(Bug::PageLosesRow) { fit.min(rows.len().saturating_sub(1)) } else { fit - 1 };
+    let last =
+        if planted::is(Bug::PageLosesRow) { fit.min(rows.len().saturating_sub(1)) } else { fit.saturating_sub(1) };
     let through = if is_cut && !planted::is(Bug::PageClaimsHead) { rows[last].version } else { head };
     rows.truncate(fit);
     Ok(Batch { stream, after, through, items: Items::State(rows) })
@@ -97,23 +108,30 @@ fn tombstones(c: &mut SqliteConnection, owner: DeviceId, range: (u64, u64), room
         .collect())
 }
 
-/// Log entries in (after, head], as many whole commits as fit a page. A hole in the numbers is a page of its own.
-fn shared_batch(c: &mut SqliteConnection, stream: Stream, (after, head): (u64, u64), room: Room) -> QueryResult<Batch> {
+/// The log entries after a number, as many whole commits as fit a page. Numbers have no holes: when entries are lacking
+/// that should be here, the log is damaged and gives the last number that it lost; a snapshot has what they said.
+fn shared_batch(c: &mut SqliteConnection, stream: Stream, after: u64, room: Room) -> QueryResult<Result<Batch, u64>> {
     let changes = ledger::log_page(c, stream.origin, after, room.bytes)?;
-    let through = match (changes.first(), changes.last()) {
-        (Some(first), _) if first.seq > after + 1 => {
-            let through = first.seq - 1;
-            return Ok(Batch { stream, after, through, items: Items::Shared(Vec::new()) });
-        }
-        (_, Some(last)) => last.seq,
-        (_, None) => head,
-    };
-    Ok(Batch { stream, after, through, items: Items::Shared(changes) })
+    let dense = changes.iter().zip(after + 1..).take_while(|(change, seq)| change.seq == *seq).count();
+    Ok(match changes.get(dense) {
+        None if dense > 0 => Ok(Batch { stream, after, through: after + dense as u64, items: Items::Shared(changes) }),
+        first => Err(first.map_or(after + 1, |change| change.seq - 1)),
+    })
 }
 
 /// About how many bytes a record's values take.
 pub(crate) fn weight(fields: &Fields) -> usize {
     fields.iter().map(|(_, value)| value.len() + 4).sum()
+}
+
+/// About how many bytes a shared record takes with its stamps and losers.
+fn record_weight(record: &SharedRecord) -> usize {
+    /// A device's id and a time.
+    const STAMP_BYTES: usize = 26;
+    let deletion = record.stamps.deleted.iter().map(|deletion| deletion.seen.len() + 1);
+    let seen = record.stamps.fields.iter().map(|(_, stamp)| stamp.seen.len() + stamp.losers.len() + 1);
+    let losers = record.stamps.fields.iter().flat_map(|(_, stamp)| &stamp.losers).map(|(_, value)| value.len() + 4);
+    weight(&record.fields) + deletion.chain(seen).sum::<usize>() * STAMP_BYTES + losers.sum::<usize>()
 }
 
 /// How many of the items, one at least, fit a page.
@@ -166,10 +184,10 @@ fn shared_items(
     room: Room,
 ) -> QueryResult<(Vec<SharedItem>, Option<Cursor>)> {
     let mut items = Vec::new();
-    for table in tables.all(c, true)? {
+    for table in with_parked_models(c, tables)? {
         let Some(from) = start(after, table.model) else { continue };
-        items.extend(table.shared_by_key(c, from, room.rows)?);
-        let fit = fitting(items.iter().map(|item: &SharedItem| weight(&item.state.fields) * 2), room);
+        items.extend(items_by_key(c, &table, from, room)?);
+        let fit = fitting(items.iter().map(|item: &SharedItem| record_weight(&item.state)), room);
         if fit < items.len() || items.len() >= room.rows {
             items.truncate(fit);
             let through = items.last().map(|item| (item.model, item.record));
@@ -177,6 +195,42 @@ fn shared_items(
         }
     }
     Ok((items, None))
+}
+
+/// The tables of all models of which shared records are held, merged or parked, by model.
+fn with_parked_models(c: &mut SqliteConnection, tables: &Tables) -> QueryResult<Vec<Rc<ModelTable>>> {
+    let mut all: BTreeMap<ModelId, Vec<Rc<ModelTable>>> = BTreeMap::new();
+    for table in tables.all(c, true)? {
+        all.entry(table.model).or_default().push(table);
+    }
+    for model in parked::item_models(c)? {
+        all.entry(model).or_insert_with(|| vec![tables.of(model, true)]);
+    }
+    Ok(all.into_values().flatten().collect())
+}
+
+/// The records that follow a key, as many as a page holds at most, each joined with what is parked of it: a snapshot is
+/// complete, whatever our wall clock makes of its stamps.
+fn items_by_key(
+    c: &mut SqliteConnection,
+    table: &ModelTable,
+    from: RecordId,
+    room: Room,
+) -> QueryResult<Vec<SharedItem>> {
+    let items = table.shared_by_key(c, from, room.rows)?;
+    let waiting = parked::items_by_key(c, table.model, from, room.rows)?;
+    if waiting.is_empty() {
+        return Ok(items);
+    }
+    let mut records: BTreeMap<RecordId, SharedRecord> =
+        items.into_iter().map(|item| (item.record, item.state)).collect();
+    for item in waiting {
+        merge::join(records.entry(item.record).or_default(), item.state);
+    }
+    // What lies beyond the end of either list comes with the next page.
+    let model = table.model;
+    let items = records.into_iter().map(|(record, state)| SharedItem { model, record, state });
+    Ok(items.take(room.rows).collect())
 }
 
 fn owned_items(
@@ -210,11 +264,8 @@ fn start(after: Option<Cursor>, model: ModelId) -> Option<RecordId> {
 }
 
 /// Live records per model, by name.
-pub(crate) fn counts(
-    c: &mut SqliteConnection,
-    tables: &Tables,
-) -> QueryResult<std::collections::BTreeMap<String, u64>> {
-    let mut counts = std::collections::BTreeMap::new();
+pub(crate) fn counts(c: &mut SqliteConnection, tables: &Tables) -> QueryResult<BTreeMap<String, u64>> {
+    let mut counts = BTreeMap::new();
     for spec in tables.registry.iter() {
         let live = if spec.ownership.is_shared() { " WHERE alive" } else { "" };
         let row = Statement::new(&format!("SELECT count(*) FROM {}{live}", spec.name)).first(c, &[] as &[Bind<'_>])?;

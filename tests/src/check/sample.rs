@@ -57,7 +57,8 @@ impl Sample {
 }
 
 fn read(c: &mut SqliteConnection, device: DeviceId, library: LibraryId, after: u64) -> QueryResult<Sample> {
-    let rows: Vec<(i32, DeviceId, i64, i64)> = stream::table.load(c)?;
+    let columns = (stream::kind, stream::origin, stream::watermark, stream::floor);
+    let rows: Vec<(i32, DeviceId, i64, i64)> = stream::table.select(columns).load(c)?;
     let (mut marks, mut floors) = (Watermarks::new(), Watermarks::new());
     for (kind, origin, watermark, floor) in rows {
         let Some(kind) = StreamKind::from_code(kind) else { continue };

@@ -14,7 +14,7 @@ use starling_schema::change::Batch;
 use starling_schema::ids::LibraryId;
 use starling_schema::key::{DeviceKey, DeviceSecret};
 use starling_schema::signed::Signed;
-use starling_schema::stream::{Stream, StreamKind, Watermarks};
+use starling_schema::stream::{Stream, Watermarks};
 use starling_schema::wire::{
     GOSSIP_BYTES_MAX, Hello, JoinRequest, JoinResponse, PROTOCOL_VERSION, PageResponse, Refusal, RefusalKind,
     SyncEnvelope, SyncPayload, UNPACKED_BYTES_MAX,
@@ -63,6 +63,7 @@ struct Script {
     library: LibraryId,
     statements: Vec<Signed>,
     heads: Watermarks,
+    pages: BTreeMap<Stream, Vec<Batch>>,
     refusal: Option<String>,
     answers: BTreeMap<&'static str, SyncPayload>,
     heard: Heard,
@@ -85,8 +86,9 @@ impl FakeMember {
     /// Plays a device that belongs to nothing, on the network of a library. It lets everybody connect.
     pub async fn stranger(cluster: &Cluster, library: LibraryId, seed: u8) -> Self {
         let secret = DeviceSecret::from_bytes(&[seed; 32]);
-        let (statements, heads, answers, heard) = (Vec::new(), Watermarks::new(), BTreeMap::new(), Heard::default());
-        let script = Script { secret: secret.clone(), library, statements, heads, refusal: None, answers, heard };
+        let (statements, heads, pages) = (Vec::new(), Watermarks::new(), BTreeMap::new());
+        let (refusal, answers, heard) = (None, BTreeMap::new(), Heard::default());
+        let script = Script { secret: secret.clone(), library, statements, heads, pages, refusal, answers, heard };
         let script = Arc::new(Mutex::new(script));
         let events = Ears(script.clone()).start().recipient();
         let number = FAKES_FROM + usize::from(seed);
@@ -161,6 +163,12 @@ impl FakeMember {
     /// Says from now on that it has so much of a stream.
     pub fn claim(&self, stream: Stream, through: u64) {
         self.script.lock().heads.raise(stream, through);
+    }
+
+    /// Has this page from now on for whoever asks for its stream, and says that it has as much.
+    pub fn serve(&self, batch: Batch) {
+        self.claim(batch.stream, batch.through);
+        self.script.lock().pages.entry(batch.stream).or_default().push(batch);
     }
 
     /// Refuses every batch that is sent to it directly from now on, with this message; none: takes them again.
@@ -293,17 +301,22 @@ impl Script {
         }
     }
 
-    /// What it answers: as it was told to, otherwise politely and with nothing of its own.
+    /// What it answers: as it was told to, otherwise politely, and with nothing but what it was told to serve.
     fn answer(&self, payload: SyncPayload) -> SyncPayload {
         if let Some(answer) = self.answers.get(payload.name()) {
             return answer.clone();
         }
-        let up_to_date = |kind| SyncPayload::page_response(kind, PageResponse::UpToDate { head: 0 });
+        let page = |stream: Stream, after| {
+            let head = self.heads.get(stream);
+            let next = self.pages.get(&stream).into_iter().flatten().find(|batch| batch.through > after).cloned();
+            let page = next.map(|batch| PageResponse::Page { batch, head, floor: 0, clean: head });
+            SyncPayload::page_response(stream.kind, page.unwrap_or(PageResponse::UpToDate { head: 0 }))
+        };
         match payload {
             SyncPayload::Hello(_) => SyncPayload::Hello(self.hello()),
             SyncPayload::Heartbeat(_) => SyncPayload::Done,
-            SyncPayload::StateRequest(_) => up_to_date(StreamKind::State),
-            SyncPayload::SharedChangeRequest(_) => up_to_date(StreamKind::Shared),
+            SyncPayload::StateRequest(request) => page(Stream::state(request.origin), request.after),
+            SyncPayload::SharedChangeRequest(request) => page(Stream::shared(request.origin), request.after),
             other => match other.into_batch() {
                 Ok(batch) => match &self.refusal {
                     Some(message) => refusal(message),

@@ -84,7 +84,7 @@ impl Stranger {
 /// Every request that a member would answer with data.
 fn questions(inviter: DeviceKey, ours: DeviceKey) -> Vec<SyncPayload> {
     let origin: DeviceId = inviter.device();
-    let page = PageRequest { origin, after: 0 };
+    let page = PageRequest { origin, after: 0, clean: 0 };
     let (from, through) = (RecordId::MIN, RecordId(uuid::Uuid::max()));
     vec![
         SyncPayload::Hello(Hello {

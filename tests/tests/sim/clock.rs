@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use starling::status::LibraryState;
+use starling_schema::change::Write;
 use starling_schema::ids::RecordId;
 use starling_schema::models::{Location, Tag};
+use starling_schema::value::Fields;
 use starling_tests::check;
 use starling_tests::sim::{Cluster, Node};
 
@@ -117,6 +119,65 @@ fn what_is_parked_is_neither_fetched_again_nor_a_dead_letter() {
         cluster.pass(Duration::from_mins(20)).await;
         assert_eq!(cluster.report().await.tally(b.number()).requests_of("shared_change_request"), asked);
         assert_eq!(a.status().await.queues.dead_letters, 0);
+    });
+}
+
+#[test]
+fn items_of_a_snapshot_stamped_ahead_are_parked_passed_on_and_merged_when_time_allows() {
+    Cluster::run(309, async |cluster| {
+        let a = cluster.device("traveller").await;
+        let [ours, theirs] = [a.add_tag("now").await, a.add_tag("before").await];
+        a.skew_ms(3_600_000);
+        a.set::<Tag>(theirs, Tag::NAME, "an hour ahead").await;
+        cluster.pass(SOON).await;
+        assert_eq!(a.status().await.log.entries, 0, "the rest comes by snapshot");
+        let b = cluster.device("b").await;
+        b.join(&a).await;
+        cluster.pass(SOON).await;
+        a.stop().await;
+        let c = cluster.device("c").await;
+        c.join(&b).await;
+        cluster.pass(SOON).await;
+        for node in [&b, &c] {
+            assert_eq!((node.tag_name(ours).await.unwrap(), node.tag_name(theirs).await), ("now".to_owned(), None));
+            let status = node.status().await;
+            assert_eq!(status.queues.parked, 1);
+            assert!(status.verdict.reason.contains("traveller"), "{}", status.verdict.reason);
+            let write = Write::patch(Tag::MODEL, theirs, Fields::new().with(Tag::NAME, "too early"));
+            let refused = node.try_commit(vec![write]).await.unwrap_err();
+            assert!(refused.to_string().contains("clock is ahead"), "{refused}");
+        }
+        b.restart().await;
+        a.start().await;
+        cluster.skip(Duration::from_hours(2));
+        cluster.settle(LATER).await;
+        for node in [&a, &b, &c] {
+            assert_eq!(node.tag_name(theirs).await.unwrap(), "an hour ahead");
+            assert_eq!(node.status().await.queues.parked, 0);
+        }
+        c.set::<Tag>(theirs, Tag::NAME, "late enough").await;
+        cluster.settle(LATER).await;
+    });
+}
+
+#[test]
+fn what_is_parked_of_one_device_has_a_bound_and_the_rest_comes_later() {
+    Cluster::run(310, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        a.skew_ms(3_600_000);
+        a.add_tags(12_000).await;
+        cluster.pass(LATER).await;
+        let status = b.status().await;
+        assert_eq!((status.queues.parked, b.count::<Tag>().await), (10_000, 0));
+        assert_eq!(status.library.state, LibraryState::CatchingUp { missing: 2_000 });
+        let asked = async || cluster.report().await.tally(b.number()).requests_of("shared_change_request");
+        let before = asked().await;
+        cluster.pass(Duration::from_mins(10)).await;
+        assert!((9..=11).contains(&(asked().await - before)), "the rest is asked for once a minute");
+        b.restart().await;
+        cluster.skip(Duration::from_hours(2));
+        cluster.settle(LATER).await;
+        assert_eq!(b.count::<Tag>().await, 12_000);
     });
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use starling_schema::models::Tag;
 use starling_tests::check;
-use starling_tests::sim::{Cluster, Node};
+use starling_tests::sim::{Cluster, FakeMember, Node};
 
 use crate::{LATER, SOON};
 
@@ -159,6 +159,24 @@ fn entries_that_a_snapshot_stands_for_do_not_stay_in_the_log_of_a_device_that_re
         cluster.settle(LATER).await;
         cluster.until_pruned(LATER).await;
         assert_eq!((a.count::<Tag>().await, c.count::<Tag>().await), (2, 2));
+    });
+}
+
+#[test]
+fn the_silence_of_a_member_that_was_never_heard_counts_through_restarts() {
+    Cluster::run(509, async |cluster| {
+        let a = cluster.device("a").await;
+        let (never_heard, _) = FakeMember::join(cluster, &a, 1).await;
+        never_heard.close().await;
+        a.add_tags(10).await;
+        cluster.pass(SOON).await;
+        a.restart().await;
+        for (days, entries) in [(20, 10), (11, 0)] {
+            cluster.skip(Duration::from_hours(days * 24));
+            a.restart().await;
+            cluster.pass(SOON).await;
+            assert_eq!(a.status().await.log.entries, entries, "{days} days later");
+        }
     });
 }
 

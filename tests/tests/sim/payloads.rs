@@ -7,7 +7,7 @@ use starling_schema::change::{Batch, FieldWrite, Items, Op, SharedChange, StateR
 use starling_schema::hlc::Hlc;
 use starling_schema::ids::{DeviceId, LibraryId, RecordId};
 use starling_schema::key::DeviceKey;
-use starling_schema::models::{Location, Tag};
+use starling_schema::models::{Entry, Location, Tag};
 use starling_schema::record::Seen;
 use starling_schema::signed::{Beacon, Signed};
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
@@ -154,16 +154,16 @@ fn a_state_request_gets_the_page_after_a_watermark_or_that_there_is_none() {
         let location = asked.node.add_location("photos").await;
         let (head, _) = asked.heads().await;
         let origin = asked.node.id();
-        let answer = asked.ask(SyncPayload::StateRequest(PageRequest { origin, after: before })).await;
-        let SyncPayload::StateResponse(PageResponse::Page { batch, head: said, floor }) = answer else {
+        let answer = asked.ask(SyncPayload::StateRequest(PageRequest { origin, after: before, clean: before })).await;
+        let SyncPayload::StateResponse(PageResponse::Page { batch, head: said, floor, clean }) = answer else {
             panic!("no page: {answer:?}")
         };
-        assert_eq!((said, floor, batch.stream), (head, 0, Stream::state(origin)));
+        assert_eq!((said, floor, clean, batch.stream), (head, 0, head, Stream::state(origin)));
         assert_eq!((batch.after, batch.through, batch.items.len()), (before, head, 2));
         assert!(matches!(&batch.items, Items::State(rows) if rows.iter().any(|row| row.record == location)));
-        let answer = asked.ask(SyncPayload::StateRequest(PageRequest { origin, after: head })).await;
+        let answer = asked.ask(SyncPayload::StateRequest(PageRequest { origin, after: head, clean: head })).await;
         assert_eq!(answer, SyncPayload::StateResponse(PageResponse::UpToDate { head }));
-        let unknown = PageRequest { origin: DeviceId(Uuid::from_u128(1)), after: 0 };
+        let unknown = PageRequest { origin: DeviceId(Uuid::from_u128(1)), after: 0, clean: u64::MAX };
         let answer = asked.ask(SyncPayload::StateRequest(unknown)).await;
         assert_eq!(answer, SyncPayload::StateResponse(PageResponse::UpToDate { head: 0 }));
     });
@@ -176,14 +176,15 @@ fn a_shared_change_request_gets_the_page_after_a_watermark_or_that_there_is_none
         let tag = asked.node.add_tag("one").await;
         let (_, head) = asked.heads().await;
         let origin = asked.node.id();
-        let answer = asked.ask(SyncPayload::SharedChangeRequest(PageRequest { origin, after: 0 })).await;
-        let SyncPayload::SharedChangeResponse(PageResponse::Page { batch, head: said, floor }) = answer else {
+        let answer = asked.ask(SyncPayload::SharedChangeRequest(PageRequest { origin, after: 0, clean: 0 })).await;
+        let SyncPayload::SharedChangeResponse(PageResponse::Page { batch, head: said, floor, .. }) = answer else {
             panic!("no page: {answer:?}")
         };
         let Batch { stream, after, through, items: Items::Shared(changes) } = batch else { panic!("the other kind") };
         assert_eq!((said, floor, stream, after, through), (head, 0, Stream::shared(origin), 0, head));
         assert_eq!((changes.len() as u64, changes[0].record), (head, tag));
-        let answer = asked.ask(SyncPayload::SharedChangeRequest(PageRequest { origin, after: head })).await;
+        let answer =
+            asked.ask(SyncPayload::SharedChangeRequest(PageRequest { origin, after: head, clean: head })).await;
         assert_eq!(answer, SyncPayload::SharedChangeResponse(PageResponse::UpToDate { head }));
     });
 }
@@ -195,9 +196,37 @@ fn a_shared_change_request_for_what_was_pruned_is_told_to_take_a_snapshot() {
         node.add_tags(3).await;
         cluster.pass(SOON).await;
         let (fake, key) = FakeMember::join(cluster, &node, 1).await;
-        let request = PageRequest { origin: node.id(), after: 0 };
+        let request = PageRequest { origin: node.id(), after: 0, clean: 0 };
         let answer = fake.ask(&node, key, SyncPayload::SharedChangeRequest(request)).await;
         assert_eq!(answer, SyncPayload::SharedChangeResponse(PageResponse::TakeSnapshot { floor: 3 }));
+    });
+}
+
+#[test]
+fn a_state_request_after_pruned_tombstones_gets_a_page_only_if_the_asker_misses_none_of_them() {
+    Cluster::run(820, async |cluster| {
+        let node = cluster.device("a").await;
+        let location = node.add_location("photos").await;
+        let files = node.add_entries(location, None, 4).await;
+        node.delete::<Entry>(files[0]).await;
+        cluster.pass(SOON).await;
+        let head = node.peer().heads().await.unwrap().state_head;
+        let (fake, key) = FakeMember::join(cluster, &node, 1).await;
+        let ask = async |after, clean| {
+            let request = SyncPayload::StateRequest(PageRequest { origin: node.id(), after, clean });
+            fake.ask(&node, key, request).await
+        };
+        let snapshot = SyncPayload::StateResponse(PageResponse::TakeSnapshot { floor: head });
+        for (after, clean) in [(0, 0), (3, 3), (0, head - 1), (3, head - 1)] {
+            assert_eq!(ask(after, clean).await, snapshot, "after {after}, clean {clean}");
+        }
+        for (after, clean) in [(0, u64::MAX), (3, head), (head - 1, head)] {
+            let answer = ask(after, clean).await;
+            let SyncPayload::StateResponse(PageResponse::Page { floor, clean, .. }) = answer else {
+                panic!("no page after {after}: {answer:?}")
+            };
+            assert_eq!((floor, clean), (head, head));
+        }
     });
 }
 
@@ -400,12 +429,18 @@ fn a_batch_of_anothers_stream_or_one_that_cannot_be_is_refused_and_nothing_appli
                 through: 3,
                 changes: vec![rename(&asked.fake, 1, "one"), rename(&asked.fake, 3, "three")],
             }),
+            SyncPayload::SharedChangeBatch(SharedChangeBatch {
+                origin: ours,
+                after: 0,
+                through: 9,
+                changes: Vec::new(),
+            }),
         ] {
             assert_eq!(asked.refusal_of(payload).await, RefusalKind::BadRequest);
         }
         assert_eq!((asked.node.tag_name(RECORD).await, asked.node.get::<Location>(RECORD).await), (None, None));
         assert_eq!(asked.heads().await.1, before);
-        assert_eq!(crate::refused(&asked.node).await - refused, 6);
+        assert_eq!(crate::refused(&asked.node).await - refused, 7);
     });
 }
 
@@ -452,7 +487,7 @@ fn a_stranger_is_refused_whatever_it_asks_and_learns_not_even_the_library() {
         asked.node.ticket(Duration::from_hours(1)).await;
         let stranger = FakeMember::stranger(cluster, asked.node.peer().library(), 2).await;
         stranger.dial(asked.node.number(), asked.key).await.unwrap();
-        let page = PageRequest { origin: asked.node.id(), after: 0 };
+        let page = PageRequest { origin: asked.node.id(), after: 0, clean: 0 };
         let all = DigestRequest { model: Tag::MODEL, from: RecordId::MIN, through: RecordId(Uuid::max()) };
         let refused = crate::refused(&asked.node).await;
         for payload in [

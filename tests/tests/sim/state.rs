@@ -286,6 +286,47 @@ fn a_device_that_was_away_35_days_lacks_what_was_deleted_meanwhile() {
 }
 
 #[test]
+fn fresh_devices_take_pages_only_though_their_owner_pruned_what_it_had_deleted() {
+    Cluster::run(118, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        let location = a.add_location("photos").await;
+        let files = a.add_entries(location, None, 20_000).await;
+        for chunk in files.chunks(4_000) {
+            a.commit(chunk.iter().step_by(10).map(|id| Write::delete(Entry::MODEL, *id)).collect()).await;
+        }
+        cluster.settle(LATER).await;
+        cluster.pass(SOON).await;
+        for node in [&a, &b] {
+            assert_eq!(tombstones(node).await, 0, "on {}", node.name());
+        }
+        let [c, d] = [cluster.device("c").await, cluster.device("d").await];
+        c.join(&a).await;
+        d.join(&b).await;
+        while c.count::<Entry>().await == 0 {
+            cluster.pass(std::time::Duration::from_millis(1)).await;
+        }
+        c.kill().await;
+        c.start().await;
+        assert!((1..18_001).contains(&c.count::<Entry>().await), "killed in the middle");
+        cluster.settle(LATER).await;
+        for node in [&c, &d] {
+            assert_eq!(node.count::<Entry>().await, 18_001);
+            let tally = cluster.report().await.tally(node.number());
+            assert_eq!(tally.requests_of("snapshot_request"), 0, "of {}", node.name());
+            assert!(tally.requests_of("state_request") >= 3);
+        }
+    });
+}
+
+/// How many deleted rows a device still remembers.
+async fn tombstones(node: &Node) -> i64 {
+    use diesel::prelude::*;
+    let count =
+        |c: &mut diesel::SqliteConnection| Ok(starling_schema::tables::tombstone::table.count().get_result(c)?);
+    node.peer().query(count).await.unwrap()
+}
+
+#[test]
 fn a_device_that_joins_through_b_has_the_rows_of_a_that_is_gone_for_good() {
     Cluster::run(115, async |cluster| {
         let [a, b] = cluster.library(["a", "b"]).await;

@@ -33,6 +33,35 @@ fn say(membership: &Membership, author: u8, body: StatementBody) -> Signed {
     Signed::new(&statement, &secret(author)).unwrap()
 }
 
+#[test]
+fn one_author_cannot_fill_the_set() {
+    let membership = library(2);
+    let name = |n: usize| say(&membership, 2, StatementBody::Rename { name: n.to_string() });
+    let mut full = membership.clone();
+    let (new, refused) = full.insert_all((0..AUTHOR_STATEMENTS_MAX + 3).map(name));
+    assert_eq!((new.len(), refused.len()), (AUTHOR_STATEMENTS_MAX, 3));
+    assert!(matches!(refused[0].1, MembershipError::TooMany(author) if author == secret(2).device()));
+    assert!(matches!(full.rename("more", 0, &secret(2)), Err(MembershipError::TooMany(_))));
+    assert!(full.insert(admit(&full, 1, 3)).unwrap());
+}
+
+#[test]
+fn a_statement_that_names_too_many_others_is_refused_and_few_large_ones_fill_the_set() {
+    let membership = library(1);
+    let body = StatementBody::Rename { name: "one".to_owned() };
+    let (library, author) = (membership.library(), secret(1).public());
+    let named = |count: usize, at_ms: usize| {
+        let id = |n: usize| starling_schema::signed::StatementId(*blake3::hash(&n.to_le_bytes()).as_bytes());
+        let (seen, at_ms) = ((0..count).map(id).collect(), at_ms as u64);
+        Signed::new(&Statement { library, author, at_ms, seen, body: body.clone() }, &secret(1)).unwrap()
+    };
+    let mut full = membership.clone();
+    assert!(matches!(full.insert(named(SEEN_MAX + 1, 0)), Err(MembershipError::TooManySeen(_))));
+    let (new, refused) = full.insert_all((0..200).map(|at| named(SEEN_MAX, at)));
+    assert!(refused.iter().all(|(_, error)| matches!(error, MembershipError::Full)));
+    assert_eq!(new.len(), STATEMENTS_BYTES_MAX / named(SEEN_MAX, 199).bytes.len());
+}
+
 fn with(membership: &Membership, statements: &[Signed]) -> Membership {
     let mut membership = membership.clone();
     for signed in statements {
