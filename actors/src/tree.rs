@@ -150,7 +150,13 @@ impl Tree {
         let store =
             StoreParts { writer, device: secret.device(), events: events.clone(), counters: counters.clone(), noted };
         let transactions = start_store(store, &threads.store, &environment, registry).await?;
-        let readers = start_readers(&path, &threads.readers, &environment, registry)?;
+        let readers = match start_readers(&path, &threads.readers, &environment, registry) {
+            Ok(readers) => readers,
+            Err(error) => {
+                close(&transactions).await;
+                return Err(error);
+            }
+        };
         let protocol =
             Protocol::start(&threads.protocol, &secret, &environment, &transactions, counters.clone(), stored);
         let network = start_network(options, known_ports, &secret, library, &protocol.roster, &threads.network).await;
@@ -180,7 +186,11 @@ impl Tree {
             counters,
         };
         let tree = Self { links, roster, libp2p, readers };
-        tree.wire(options, device_name).await?;
+        // Whoever is told that the start failed may try again: nothing of this attempt still writes then.
+        if let Err(error) = tree.wire(options, device_name).await {
+            tree.stop().await;
+            return Err(error);
+        }
         Ok(tree)
     }
 

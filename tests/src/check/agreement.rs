@@ -5,9 +5,10 @@
 //! Not verified here: device-owned rows (`holes`), and devices in the midst of a snapshot, which hold more than their
 //! watermarks say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use starling::Conflict;
+use starling::proto::purge::UNDELETE_MS;
 use starling_schema::ids::DeviceId;
 use starling_schema::stream::StreamKind;
 
@@ -27,12 +28,23 @@ pub fn agrees_so_far(held: &Held, reference: &Reference) -> Result<(), Violation
     compare(held, &reference.through(&marks))
 }
 
-/// Judges the list of conflicts of a device.
+/// Judges the list of conflicts of a device whose clock shows `wall_ms`, in milliseconds since 1970. Of a record that
+/// was deleted too long ago to be restored it may list all or, once it was purged, nothing.
 ///
 /// # Errors
 /// When it is not what the reference lists.
-pub fn conflicts_agree(name: &str, listed: &[Conflict], reference: &Reference) -> Result<(), Violation> {
-    let expected = reference.conflicts();
+pub fn conflicts_agree(
+    name: &str,
+    listed: &[Conflict],
+    reference: &Reference,
+    wall_ms: u64,
+) -> Result<(), Violation> {
+    let (mut expected, of) = (reference.conflicts(), |conflict: &Conflict| (conflict.model, conflict.record));
+    let has: BTreeSet<_> = listed.iter().map(of).collect();
+    expected.retain(|conflict| {
+        let deleted = reference.deleted(conflict.model, conflict.record);
+        has.contains(&of(conflict)) || deleted.is_none_or(|hlc| hlc.wall_ms() + UNDELETE_MS > wall_ms)
+    });
     if listed == expected.as_slice() {
         return Ok(());
     }

@@ -16,6 +16,7 @@ use serde_json::{Map, Value as Json, json};
 use starling::canonical::json_value;
 use starling::{Conflict, Registry};
 use starling_schema::change::SharedChange;
+use starling_schema::hlc::Hlc;
 use starling_schema::ids::{DeviceId, FieldNo, ModelId, RecordId};
 use starling_schema::model::ModelSpec;
 
@@ -101,6 +102,12 @@ impl Reference {
     #[must_use]
     pub fn about(&self, model: ModelId, record: RecordId) -> Vec<&SharedChange> {
         self.changes.values().filter(|change| (change.model, change.record) == (model, record)).collect()
+    }
+
+    /// When a record was last deleted; none when it is not.
+    #[must_use]
+    pub fn deleted(&self, model: ModelId, record: RecordId) -> Option<Hlc> {
+        self.records().get(&(model, record)).and_then(Writes::deleted)
     }
 
     /// The lines of shared records in a canonical dump: by model, then by record.

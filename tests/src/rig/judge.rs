@@ -269,7 +269,7 @@ impl World<'_> {
             self.whole(&held)?;
             agrees_so_far(&held, &self.reference)?;
             let conflicts = node.conflicts().await;
-            conflicts_agree(node.name(), &conflicts, &self.applied(&held))?;
+            conflicts_agree(node.name(), &conflicts, &self.applied(&held), node.latest_wall_ms())?;
             trace.update(held.hash().as_bytes());
             match &first {
                 None => {
