@@ -230,7 +230,7 @@ impl World<'_> {
         if let Some((_, id)) = device.id.take() {
             self.things.forget(id);
         }
-        (device.copy, device.is_older, device.standing) = (None, false, Standing::Alone);
+        (device.copy, device.is_older, device.standing, device.is_anew) = (None, false, Standing::Alone, true);
         device.node.wipe();
         self.start(at).await?;
         if self.join(at, inviter).await? {

@@ -38,6 +38,8 @@ pub(super) struct Device {
     pub(super) node: Node,
     pub(super) interference: Arc<Interference>,
     pub(super) standing: Standing,
+    /// Whether it was removed once and paired anew.
+    pub(super) is_anew: bool,
     /// Its id and library when it was last looked at.
     pub(super) id: Option<(LibraryId, DeviceId)>,
     /// A copy of its data, of which library and device.
@@ -137,6 +139,7 @@ impl<'a> World<'a> {
             node,
             interference,
             standing,
+            is_anew: false,
             id,
             copy,
             is_older: false,
