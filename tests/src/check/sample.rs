@@ -1,13 +1,15 @@
 //! A look into one device: how far it is and what it wrote, read in one transaction, for the checkers to judge.
 
+use std::collections::BTreeSet;
+
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use starling::{QueryError, Registry, canonical};
 use starling_schema::change::SharedChange;
 use starling_schema::codec;
-use starling_schema::ids::{DeviceId, LibraryId};
+use starling_schema::ids::{DeviceId, LibraryId, RecordId};
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
-use starling_schema::tables::{dead_letter, log, parked, statement, stream};
+use starling_schema::tables::{dead_letter, log, parked, parked_item, statement, stream};
 use starling_schema::wire::UNPACKED_BYTES_MAX;
 
 use crate::sim::Node;
@@ -27,8 +29,10 @@ pub struct Sample {
     pub wrote: Vec<SharedChange>,
     /// The membership statements that it holds, by name.
     pub statements: Vec<Vec<u8>>,
-    /// How many changes are parked.
+    /// How many log entries and snapshot items are parked.
     pub parked: u64,
+    /// Records of which a snapshot item is parked: the watermarks stand for what it says, the record lacks it.
+    pub incomplete: BTreeSet<RecordId>,
     /// How many sends were given up.
     pub dead_letters: u64,
 }
@@ -45,6 +49,7 @@ impl Sample {
             wrote: Vec::new(),
             statements: Vec::new(),
             parked: 0,
+            incomplete: BTreeSet::new(),
             dead_letters: 0,
         }
     }
@@ -68,6 +73,8 @@ fn read(c: &mut SqliteConnection, device: DeviceId, library: LibraryId, after: u
     let after = i64::try_from(after).unwrap_or(i64::MAX);
     let own = log::table.filter(log::origin.eq(device).and(log::seq.gt(after))).order(log::seq);
     let wrote: Vec<Vec<u8>> = own.select(log::entry).load(c)?;
+    let incomplete: Vec<RecordId> = parked_item::table.select(parked_item::id).load(c)?;
+    let entries = parked::table.count().get_result::<i64>(c)?.unsigned_abs();
     Ok(Sample {
         device,
         library,
@@ -75,7 +82,8 @@ fn read(c: &mut SqliteConnection, device: DeviceId, library: LibraryId, after: u
         floors,
         wrote: decoded(&wrote),
         statements: statement::table.select(statement::id).order(statement::id).load(c)?,
-        parked: parked::table.count().get_result::<i64>(c)?.unsigned_abs(),
+        parked: entries + incomplete.len() as u64,
+        incomplete: incomplete.into_iter().collect(),
         dead_letters: dead_letter::table.count().get_result::<i64>(c)?.unsigned_abs(),
     })
 }

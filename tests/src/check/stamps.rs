@@ -1,7 +1,8 @@
 //! The clock: a device's stamps rise with its numbers, whatever its wall clock does and however often it restarts, and
 //! each is higher than every stamp that the device had applied.
 //!
-//! Not verified here: what those who park a stamp from far in the future hold (`agreement` sees that).
+//! Not verified here: what those who park a stamp from far in the future hold (`agreement` sees that), and writes of a
+//! device that has parked items of a snapshot: its watermarks stand for them, and its clock does not follow them.
 
 use std::collections::BTreeMap;
 

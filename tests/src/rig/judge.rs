@@ -170,11 +170,11 @@ impl World<'_> {
         a != b && (self.is_parted() || self.plan.topology.links(self.plan.nodes, a, b))
     }
 
-    /// Whether a device that was removed is the only way between others; also when it is back as a new one, whom those
-    /// who have not heard of its admission do not let in.
+    /// Whether a device that was removed is the only way between others. One that joined later is no way: those who have
+    /// not heard of its admission do not let it in.
     fn is_parted(&self) -> bool {
         let stays = |at: &usize| self.devices[*at].standing != Standing::Out && !self.devices[*at].is_anew;
-        let stay: Vec<usize> = (0..self.devices.len()).filter(stays).collect();
+        let stay: Vec<usize> = (0..self.plan.nodes).filter(stays).collect();
         let mut reached: BTreeSet<usize> = stay.first().copied().into_iter().collect();
         for _ in &stay {
             let more = stay

@@ -112,6 +112,7 @@ impl World<'_> {
         self.skip_ms(i64::try_from(hours).unwrap_or(0) * 3_600_000);
         if hours >= 30 * 24 {
             self.silent.extend(self.devices.iter().filter_map(|device| device.id).map(|(_, id)| id));
+            self.silent.extend(&self.gone);
             if self.devices.iter().any(|device| device.standing == Standing::Member && !device.is_up()) {
                 self.sometimes.reach("a device was away longer than logs wait");
             }
@@ -229,6 +230,7 @@ impl World<'_> {
         let device = &mut self.devices[at];
         if let Some((_, id)) = device.id.take() {
             self.things.forget(id);
+            self.gone.insert(id);
         }
         (device.copy, device.is_older, device.standing, device.is_anew) = (None, false, Standing::Alone, true);
         device.node.wipe();

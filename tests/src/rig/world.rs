@@ -93,6 +93,8 @@ pub(super) struct World<'a> {
     pub(super) skipped_ms: i64,
     /// Whom logs need not wait for: those who were away when a long time passed.
     pub(super) silent: BTreeSet<DeviceId>,
+    /// Devices that were removed and are back as others: who has not heard of it waits for them.
+    pub(super) gone: BTreeSet<DeviceId>,
     /// Pairs of the conditions, for the record of rare states.
     pub(super) apart: bool,
     pub(super) joining: bool,
@@ -120,6 +122,7 @@ impl<'a> World<'a> {
             ahead_ms: 0,
             skipped_ms: 0,
             silent: BTreeSet::new(),
+            gone: BTreeSet::new(),
             apart: false,
             joining: false,
         }
@@ -208,7 +211,8 @@ impl<'a> World<'a> {
         self.reference
             .observe(sample.device, &sample.wrote)
             .map_err(|reused| Violation::new("reuse", format!("in the log of {}: {reused}", node.name())))?;
-        self.stamps.wrote(&sample.wrote, before.map(|before| &before.marks))?;
+        let applied = before.filter(|before| before.incomplete.is_empty()).map(|before| &before.marks);
+        self.stamps.wrote(&sample.wrote, applied)?;
         not_dragged(&sample.wrote, node.latest_wall_ms())?;
         self.watermarks.look(&sample)?;
         self.judge_what_it_said(at, &sample).await?;
