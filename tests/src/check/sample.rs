@@ -9,7 +9,7 @@ use starling_schema::change::SharedChange;
 use starling_schema::codec;
 use starling_schema::ids::{DeviceId, LibraryId, RecordId};
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
-use starling_schema::tables::{dead_letter, log, parked, parked_item, statement, stream};
+use starling_schema::tables::{dead_letter, log, parked, parked_item, setting, statement, stream};
 use starling_schema::wire::UNPACKED_BYTES_MAX;
 
 use crate::sim::Node;
@@ -33,6 +33,8 @@ pub struct Sample {
     pub parked: u64,
     /// Records of which a snapshot item is parked: the watermarks stand for what it says, the record lacks it.
     pub incomplete: BTreeSet<RecordId>,
+    /// Whether it is in the midst of a snapshot: its records are ahead of its watermarks.
+    pub is_ahead: bool,
     /// How many sends were given up.
     pub dead_letters: u64,
 }
@@ -50,6 +52,7 @@ impl Sample {
             statements: Vec::new(),
             parked: 0,
             incomplete: BTreeSet::new(),
+            is_ahead: false,
             dead_letters: 0,
         }
     }
@@ -75,6 +78,9 @@ fn read(c: &mut SqliteConnection, device: DeviceId, library: LibraryId, after: u
     let wrote: Vec<Vec<u8>> = own.select(log::entry).load(c)?;
     let incomplete: Vec<RecordId> = parked_item::table.select(parked_item::id).load(c)?;
     let entries = parked::table.count().get_result::<i64>(c)?.unsigned_abs();
+    let ahead: Option<Vec<u8>> = setting::table.find("ahead").select(setting::value).first(c).optional()?;
+    let ahead = ahead.and_then(|bytes| codec::decode::<Watermarks, UNPACKED_BYTES_MAX>(&bytes).ok());
+    let is_ahead = ahead.is_some_and(|ahead| !marks.covers(&ahead));
     Ok(Sample {
         device,
         library,
@@ -84,6 +90,7 @@ fn read(c: &mut SqliteConnection, device: DeviceId, library: LibraryId, after: u
         statements: statement::table.select(statement::id).order(statement::id).load(c)?,
         parked: entries + incomplete.len() as u64,
         incomplete: incomplete.into_iter().collect(),
+        is_ahead,
         dead_letters: dead_letter::table.count().get_result::<i64>(c)?.unsigned_abs(),
     })
 }

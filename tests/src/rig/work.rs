@@ -5,7 +5,6 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use starling::{CommitError, Conflict, Receipt};
 use starling_schema::change::{Action, Write};
-use starling_schema::ids::{DeviceId, LibraryId};
 use starling_schema::model::Syncable;
 use starling_schema::models::TagRelationship;
 use starling_schema::stream::Stream;
@@ -13,7 +12,7 @@ use starling_schema::stream::Stream;
 use super::faults::name;
 use super::workload::{Work, Worker};
 use super::world::{Standing, World};
-use crate::check::Violation;
+use crate::check::{Sample, Violation};
 
 /// How often a run that has too few commits tries to make more.
 const TRIES_MAX: usize = 2_000;
@@ -84,7 +83,7 @@ impl World<'_> {
             return Ok(());
         };
         for (writes, outcome) in commits.iter().zip(made) {
-            self.answered(at, writes, outcome, (before.library, before.device))?;
+            self.answered(at, writes, outcome, &before)?;
         }
         self.look_after(at, Some(&before)).await.map(drop)
     }
@@ -94,17 +93,19 @@ impl World<'_> {
         at: usize,
         writes: &[Write],
         outcome: Result<Receipt, CommitError>,
-        (library, device): (LibraryId, DeviceId),
+        before: &Sample,
     ) -> Result<(), Violation> {
         match outcome {
             Ok(receipt) => {
                 self.commits += 1;
-                self.expected.acked(device, writes);
-                self.acked.acked(library, device, receipt);
+                self.expected.acked(before.device, writes);
+                self.acked.acked(before.library, before.device, receipt);
                 self.extra_states(writes);
                 Ok(())
             }
             Err(CommitError::Deleted { .. } | CommitError::Purged { .. } | CommitError::Busy) => Ok(()),
+            // Others' changes of it, stamped from far in the future, are parked here and must come first.
+            Err(CommitError::Refused { record, .. }) if before.incomplete.contains(&record) => Ok(()),
             Err(CommitError::Behind { .. }) if self.devices[at].is_older => {
                 self.sometimes.reach("an older copy refused a write");
                 Ok(())

@@ -48,8 +48,6 @@ pub(super) struct Device {
     pub(super) is_older: bool,
     /// How far it was when its power went.
     pub(super) before_cut: Option<Watermarks>,
-    /// Snapshot pages that it had asked for when it was last seen to hold what its watermarks say.
-    pub(super) snapshots: u64,
 }
 
 impl Device {
@@ -147,7 +145,6 @@ impl<'a> World<'a> {
             copy,
             is_older: false,
             before_cut: None,
-            snapshots: 0,
         });
         number
     }
