@@ -474,15 +474,17 @@ impl Handler<AskCoverage> for Heartbeats {
     type Result = Covered;
 
     fn handle(&mut self, _: AskCoverage, _: &mut Self::Context) -> Covered {
-        let others = self.membership.members().keys().filter(|member| **member != self.device);
-        let counting: Vec<DeviceId> = others.copied().filter(|member| !self.is_silent(*member)).collect();
+        // Silent members too: one that does not know of a delete may make the record anew, and what it then shows must
+        // not depend on who has let go of the old fields.
+        let others: Vec<DeviceId> =
+            self.membership.members().keys().copied().filter(|member| *member != self.device).collect();
         let of = |member: DeviceId| self.beacons.of(member).map(|beacon| beacon.durable.of_kind(StreamKind::Shared));
         let ours = self.durable.of_kind(StreamKind::Shared);
         let mut any = ours.clone();
-        for marks in counting.iter().filter_map(|member| of(*member)) {
+        for marks in others.iter().filter_map(|member| of(*member)) {
             any.join(&marks);
         }
-        let least = |stream| counting.iter().map(|member| of(*member).map_or(0, |marks| marks.get(stream))).min();
+        let least = |stream| others.iter().map(|member| of(*member).map_or(0, |marks| marks.get(stream))).min();
         let all = any.iter().map(|(stream, _)| {
             let ours = ours.get(stream);
             (stream, least(stream).map_or(ours, |least| least.min(ours)))

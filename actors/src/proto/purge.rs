@@ -1,5 +1,5 @@
-//! When what is left of deleted shared records may go: once no counted member can still say anything about them that
-//! was written before it knew of the delete.
+//! When what is left of deleted shared records may go: once no member can still say anything about them that was
+//! written before it knew of the delete.
 
 use starling_schema::ids::{ModelId, RecordId};
 use starling_schema::stream::Watermarks;
@@ -10,7 +10,7 @@ pub const UNDELETE_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 /// The most records of one round: a transaction of some ten milliseconds.
 pub const BATCH_MAX: usize = 256;
 
-/// How far the members that count durably are.
+/// How far the members durably are, silent ones too.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Coverage {
     /// What every one of them has.
@@ -23,7 +23,7 @@ pub struct Coverage {
 ///
 /// A round waits twice. First until every member has the deletes; what each has written by then, not knowing of them,
 /// is within what it says that it has. Then until every member has that too: after this, nothing older than a delete
-/// can come from a member that counts.
+/// can come from a member.
 #[derive(Clone, Debug, Default)]
 pub struct PurgeRound {
     waiting: Option<Waiting>,

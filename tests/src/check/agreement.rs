@@ -77,13 +77,15 @@ fn compare(held: &Held, reference: &Reference) -> Result<(), Violation> {
     let at = has.iter().zip(&expected).position(|(has, expected)| has != expected);
     let at = at.or_else(|| (has.len() != expected.len()).then_some(has.len().min(expected.len())));
     let Some(at) = at else { return Ok(()) };
+    let differs = [has.get(at), expected.get(at)].into_iter().flatten().min_by_key(|line| line.split_once("\"id\":"));
+    let writes = differs.map(|line| reference.history_of(line)).unwrap_or_default();
     let shown = |lines: &[&str]| {
         lines.get(at).map_or_else(|| "nothing".to_owned(), |line| line.chars().take(SHOWN_MAX).collect())
     };
     let [has, should] = [shown(&has), shown(&expected)];
     let alive = |line: &str| !line.contains("\"deleted\"") && line != "nothing";
     let checker = if alive(&has) && !alive(&should) { "resurrection" } else { "agreement" };
-    let detail = format!("{} has:       {has}\nreference: {should}", held.name);
+    let detail = format!("{} has:       {has}\nreference: {should}\nof the writes\n{writes}", held.name);
     Err(Violation::new(checker, detail))
 }
 

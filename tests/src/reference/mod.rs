@@ -136,6 +136,14 @@ impl Reference {
         listed
     }
 
+    /// All changes of the record that a line of a canonical dump is about, by stamp, one a line, for a message.
+    #[must_use]
+    pub fn history_of(&self, line: &str) -> String {
+        let about = |key: &&(ModelId, RecordId)| line.contains(&format!("\"id\":\"{}\"", key.1));
+        let keys: Vec<_> = self.changes.values().map(|change| (change.model, change.record)).collect();
+        keys.iter().find(about).map(|key| self.history(*key)).unwrap_or_default()
+    }
+
     /// All changes of a record by stamp, one a line, for a message.
     fn history(&self, key: (ModelId, RecordId)) -> String {
         let mut changes: Vec<_> = self.changes.values().filter(|change| (change.model, change.record) == key).collect();

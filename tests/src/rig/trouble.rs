@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::faults::{Fault, name};
 use super::injector::Crash;
-use super::world::{Later, Standing, World};
+use super::world::{Doubt, Later, Standing, World};
 use crate::check::Violation;
 use crate::sim::{Conditions, Link};
 
@@ -200,7 +200,7 @@ impl World<'_> {
 
     async fn remove(&mut self, by: usize, at: usize) -> Result<(), Violation> {
         let members = self.members();
-        let can = by != at && members.len() > MEMBERS_MIN && self.is_up(by);
+        let can = by != at && members.len() > MEMBERS_MIN && self.is_up(by) && self.doubts.is_empty();
         let Some((_, id)) = self.devices.get(at).and_then(|device| device.id).filter(|_| can) else { return Ok(()) };
         if !members.contains(&by) || !members.contains(&at) {
             return Ok(());
@@ -211,15 +211,36 @@ impl World<'_> {
         if !members.iter().filter_map(|member| self.devices[*member].id).all(|(_, id)| known.contains(&id)) {
             return Ok(());
         }
-        if let Some(Ok(())) = self.watching(by, peer.remove_device(id)).await? {
-            self.devices[at].standing = Standing::Out;
-            self.devices[by].copy = None;
-            self.sometimes.reach("a device was removed");
-            if self.is_up(at) {
-                self.sometimes.reach("a removed device went on running");
-            }
+        match self.watching(by, peer.remove_device(id)).await? {
+            Some(Ok(())) => self.is_out(by, at),
+            _ => self.doubts.push(Doubt { by, at, id }),
+        }
+        if self.is_up(by) {
+            self.resolve_doubts(by).await;
         }
         Ok(())
+    }
+
+    fn is_out(&mut self, by: usize, at: usize) {
+        self.devices[at].standing = Standing::Out;
+        self.devices[by].copy = None;
+        self.sometimes.reach("a device was removed");
+        if self.is_up(at) {
+            self.sometimes.reach("a removed device went on running");
+        }
+    }
+
+    /// Whether what a device was not heard about any more happened all the same.
+    pub(super) async fn resolve_doubts(&mut self, by: usize) {
+        let (ours, others) = self.doubts.drain(..).partition(|doubt: &Doubt| doubt.by == by);
+        self.doubts = others;
+        for doubt in ours {
+            match self.devices[by].node.peer().members().await {
+                Ok(members) if members.iter().any(|member| member.id == doubt.id) => {}
+                Ok(_) => self.is_out(by, doubt.at),
+                Err(_) => self.doubts.push(doubt),
+            }
+        }
     }
 
     async fn pair_anew(&mut self, at: usize, inviter: usize) -> Result<(), Violation> {

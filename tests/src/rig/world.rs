@@ -61,6 +61,14 @@ impl Device {
     }
 }
 
+/// A device was told to remove another one and gave no answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doubt {
+    pub(super) by: usize,
+    pub(super) at: usize,
+    pub(super) id: DeviceId,
+}
+
 /// What will happen at a moment besides the plan.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Later {
@@ -93,6 +101,7 @@ pub(super) struct World<'a> {
     pub(super) silent: BTreeSet<DeviceId>,
     /// Devices that were removed and are back as others: who has not heard of it waits for them.
     pub(super) gone: BTreeSet<DeviceId>,
+    pub(super) doubts: Vec<Doubt>,
     /// Pairs of the conditions, for the record of rare states.
     pub(super) apart: bool,
     pub(super) joining: bool,
@@ -121,6 +130,7 @@ impl<'a> World<'a> {
             skipped_ms: 0,
             silent: BTreeSet::new(),
             gone: BTreeSet::new(),
+            doubts: Vec::new(),
             apart: false,
             joining: false,
         }
@@ -173,6 +183,7 @@ impl<'a> World<'a> {
             return Ok(());
         }
         self.note(format!("{} runs", node.name()));
+        self.resolve_doubts(at).await;
         let sample = self.look(at).await?;
         let before = self.devices[at].before_cut.take();
         if let (Some(before), Some(sample)) = (before, sample)

@@ -33,6 +33,34 @@ fn after_known_troubles_all_are_equal_to_the_reference_the_queues_empty_and_the_
     }
 }
 
+/// Each of these seeds once found a fault, of the product or of a checker.
+const FOUND: [[u64; 8]; 3] = [
+    [21, 63, 102, 182, 246, 263, 331, 348],
+    [366, 390, 456, 506, 545, 742, 767, 818],
+    [854, 856, 885, 969, 1130, 1297, 1316, 1],
+];
+
+#[test]
+fn seeds_that_once_found_a_fault_find_none() {
+    for seed in FOUND[0] {
+        trouble(seed);
+    }
+}
+
+#[test]
+fn seeds_that_later_found_a_fault_find_none() {
+    for seed in FOUND[1] {
+        trouble(seed);
+    }
+}
+
+#[test]
+fn seeds_that_last_found_a_fault_find_none() {
+    for seed in FOUND[2] {
+        trouble(seed);
+    }
+}
+
 #[test]
 fn the_same_trouble_gives_the_same_trace_twice() {
     assert_eq!(trouble(42), trouble(42));
