@@ -158,8 +158,13 @@ impl Things {
             }
             Kind::DeleteFolder => {
                 let mut gone = BTreeSet::from([entry.parent]);
-                while let Some(more) = own.entries.iter().find(|e| gone.contains(&e.parent) && !gone.contains(&e.id)) {
-                    gone.insert(more.id);
+                loop {
+                    let below = own.entries.iter().filter(|e| gone.contains(&e.parent) && !gone.contains(&e.id));
+                    let below: Vec<_> = below.map(|entry| entry.id).collect();
+                    if below.is_empty() {
+                        break;
+                    }
+                    gone.extend(below);
                 }
                 let is_root = own.locations.iter().any(|(_, root)| *root == entry.parent);
                 gone.retain(|id| !is_root || *id != entry.parent);
