@@ -34,6 +34,10 @@ enum Command {
     BenchPeer(bench::PeerArguments),
 }
 
+/// Simulations spend a sixth of their time on allocation with the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     tracing_subscriber::fmt()

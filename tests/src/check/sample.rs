@@ -125,10 +125,12 @@ impl Held {
         let read = move |c: &mut SqliteConnection| {
             let sample = read(c, device, library, u64::MAX)?;
             let (mut owned, mut shared, mut membership) = (Vec::new(), Vec::new(), Vec::new());
-            canonical::dump(c, &Registry::default(), &mut |model, line| {
+            let registry = Registry::default();
+            let is_owned = |model: &str| registry.iter().any(|spec| spec.name == model && !spec.ownership.is_shared());
+            canonical::dump(c, &registry, &mut |model, line| {
                 let lines = match model {
                     "membership" => &mut membership,
-                    _ if is_owned(line) => &mut owned,
+                    _ if is_owned(model) => &mut owned,
                     _ => &mut shared,
                 };
                 lines.push(line.to_owned());
@@ -148,10 +150,4 @@ impl Held {
         }
         hasher.finalize()
     }
-}
-
-/// Lines of device-owned rows name an owner after model and id: keys of a line are in alphabetical order or in the
-/// order of writing, and neither a shared record nor a tombstone has that key at its first level.
-fn is_owned(line: &str) -> bool {
-    serde_json::from_str::<serde_json::Value>(line).is_ok_and(|line| line.get("owner").is_some())
 }

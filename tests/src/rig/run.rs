@@ -16,7 +16,7 @@ const FORM_TIME_MAX: Duration = Duration::from_mins(10);
 
 /// How much of a quiet time runs. Within it every wait of a peer has grown to its longest; the rest passes on wall clocks
 /// only, since an hour of heartbeats that say nothing new costs more than all else.
-const QUIET_MS_MAX: u64 = 150_000;
+const QUIET_MS_MAX: u64 = 100_000;
 
 /// A pause after which devices that are compared have had time to be interesting.
 const TOUR_AFTER_MS: u64 = 120_000;

@@ -22,7 +22,7 @@ const POOL_MAX: usize = 8;
 const CONTENTS: u8 = 4;
 
 /// Rows of a bulk commit.
-const BULK_ROWS: std::ops::Range<usize> = 100..400;
+const BULK_ROWS: std::ops::Range<usize> = 50..200;
 
 /// Rows of the one huge commit that some runs have.
 const HUGE_ROWS: usize = 4_000;
