@@ -236,22 +236,19 @@ impl Handler<SessionDown> for BackfillBuffer {
     }
 }
 
-/// A connected peer says how far it is.
+/// Peers say how far they are.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct PeerMarks {
-    pub(crate) peer: DeviceId,
-    pub(crate) marks: Watermarks,
-}
+pub(crate) struct PeerMarks(pub(crate) Vec<(DeviceId, Watermarks)>);
 
 impl Handler<PeerMarks> for BackfillBuffer {
     type Result = ();
 
-    fn handle(&mut self, PeerMarks { peer, marks }: PeerMarks, ctx: &mut Self::Context) {
-        if self.sessions.contains_key(&peer) {
+    fn handle(&mut self, PeerMarks(news): PeerMarks, ctx: &mut Self::Context) {
+        for (peer, marks) in news.into_iter().filter(|(peer, _)| self.sessions.contains_key(peer)) {
             self.backfill.peer_marks(peer, &marks);
-            self.work(ctx);
         }
+        self.work(ctx);
     }
 }
 

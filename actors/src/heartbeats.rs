@@ -188,7 +188,8 @@ impl Heartbeats {
             Ok(own) => own,
             Err(error) => return tracing::error!(%error, "the heartbeat does not fit"),
         };
-        self.take(own.clone());
+        // What it says of ourselves is no news.
+        drop(self.take(own.clone()));
         let membership = self.membership.digest();
         let payload = SyncPayload::Heartbeat(Heartbeat { beacons: vec![own], membership });
         if let Some(publish) = self.publish.as_ref().filter(|_| !self.sessions.is_empty()) {
@@ -229,8 +230,8 @@ impl Heartbeats {
         news
     }
 
-    /// Takes a beacon in, wherever it comes from.
-    fn take(&mut self, signed: Signed) {
+    /// Takes a beacon in, wherever it comes from. Gives how far another member says that it is, if that is news.
+    fn take(&mut self, signed: Signed) -> Option<(DeviceId, Watermarks)> {
         let (member, durable) = match self.beacons.offer(signed, &self.membership) {
             Ok(Some(beacon)) => {
                 // One of our own that we forgot: numbers go on above it, or nobody would listen to us.
@@ -239,12 +240,16 @@ impl Heartbeats {
                 }
                 (beacon.author.device(), beacon.durable.clone())
             }
-            Ok(None) => return,
+            Ok(None) => return None,
             // Whoever passes on a beacon may not know yet that its author was removed.
-            Err(error @ BeaconError::NotAMember(_)) => return tracing::debug!(%error, "a beacon was passed over"),
+            Err(error @ BeaconError::NotAMember(_)) => {
+                tracing::debug!(%error, "a beacon was passed over");
+                return None;
+            }
             Err(error) => {
                 self.counters.messages_refused(1);
-                return tracing::warn!(%error, "a beacon was refused");
+                tracing::warn!(%error, "a beacon was refused");
+                return None;
             }
         };
         if planted::is(Bug::AckOverGap) {
@@ -252,10 +257,7 @@ impl Heartbeats {
         }
         self.heard_at_ms.insert(member, self.environment.wall_ms());
         self.unsaved.insert(member);
-        if member != self.device {
-            tell(&self.retry, Acked { peer: member, marks: durable.clone() });
-            tell(&self.buffer, PeerMarks { peer: member, marks: durable });
-        }
+        (member != self.device).then_some((member, durable))
     }
 
     /// Stores beacons and prunes logs.
@@ -377,8 +379,11 @@ impl Handler<Heard> for Heartbeats {
     type Result = ();
 
     fn handle(&mut self, Heard(beacons): Heard, ctx: &mut Self::Context) {
-        for beacon in beacons {
-            self.take(beacon);
+        // One message for all: of several, the same ones would be lost again and again where mailboxes are full.
+        let news: Vec<_> = beacons.into_iter().filter_map(|beacon| self.take(beacon)).collect();
+        if !news.is_empty() {
+            tell(&self.retry, Acked(news.clone()));
+            tell(&self.buffer, PeerMarks(news));
         }
         self.arm(ctx);
     }

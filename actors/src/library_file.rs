@@ -156,6 +156,7 @@ pub(crate) fn swap(identity: &Identity, change: &ChangeLibrary, environment: &En
         }
         crate::store::sql::run(&mut c, "PRAGMA wal_checkpoint(TRUNCATE)").map_err(store_error)?;
     }
+    fold(&current)?;
     environment.reach(Point::BeforeSwap);
     // A commit may have come in at the last moment: the old file always stays.
     let kept = identity.data.join(kept);
@@ -176,6 +177,19 @@ pub(crate) fn swap(identity: &Identity, change: &ChangeLibrary, environment: &En
     std::fs::rename(&fresh, &current).map_err(store_error)?;
     environment.reach(Point::AfterSwap);
     Ok(())
+}
+
+/// Folds a write-ahead log into its file, so that the file alone is whole: between the end of the one and the change of
+/// the other the process may die.
+fn fold(file: &Path) -> Result<(), StartError> {
+    let log = beside(file, "-wal");
+    if log.exists() {
+        crate::store::sql::run(&mut open_writer(file)?, "PRAGMA wal_checkpoint(TRUNCATE)").map_err(store_error)?;
+    }
+    match std::fs::metadata(&log) {
+        Ok(left) if left.len() > 0 => Err(store_error("another process reads the library: its file cannot be changed now")),
+        _ => Ok(()),
+    }
 }
 
 /// How many libraries were left behind before: the next one's number.

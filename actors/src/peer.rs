@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 use futures::channel::oneshot;
@@ -177,6 +178,10 @@ impl Handler<WhenStopped> for Peer {
     }
 }
 
+/// How long, in milliseconds, a start is waited with after one that failed, when the library changes. A peer that still
+/// cannot start stops.
+const START_AGAIN_MS: [u64; 5] = [500, 1_000, 2_000, 4_000, 8_000];
+
 /// Put another library in the place of this one; the old file is kept.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), StartError>")]
@@ -197,14 +202,14 @@ impl Handler<ChangeLibrary> for Peer {
             let Some(parts) = parts else { return (None, Err(store_error("the peer is stopping"))) };
             tree.stop().await;
             let swapped = swap(&parts.identity, &change, &parts.options.environment);
-            // A listener's port may be free only a moment after the old network ended.
-            let started = match Tree::start(&parts.identity, &parts.options, &parts.threads).await {
-                Err(StartError::Network(_)) => {
-                    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-                    Tree::start(&parts.identity, &parts.options, &parts.threads).await
-                }
-                other => other,
-            };
+            // A listener's port may be free only a moment after the old network ended, and a disk may recover.
+            let mut started = Tree::start(&parts.identity, &parts.options, &parts.threads).await;
+            for wait_ms in START_AGAIN_MS {
+                let Err(error) = &started else { break };
+                tracing::warn!(%error, "the peer does not start again yet");
+                tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+                started = Tree::start(&parts.identity, &parts.options, &parts.threads).await;
+            }
             (Some(parts), started.map(|tree| (tree, swapped)))
         };
         Box::pin(work.into_actor(self).map(|(parts, started), actor, ctx| {

@@ -197,29 +197,30 @@ impl Handler<MembersAre> for RetryQueue {
     }
 }
 
-/// A peer says how far it is.
+/// Peers say how far they are.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct Acked {
-    pub(crate) peer: DeviceId,
-    pub(crate) marks: Watermarks,
-}
+pub(crate) struct Acked(pub(crate) Vec<(DeviceId, Watermarks)>);
 
 impl Handler<Acked> for RetryQueue {
     type Result = ();
 
-    fn handle(&mut self, Acked { peer, marks }: Acked, ctx: &mut Self::Context) {
+    fn handle(&mut self, Acked(news): Acked, ctx: &mut Self::Context) {
         let now_ms = self.environment.uptime_ms();
         let before: BTreeSet<_> = self.schedule.dead_letters().map(|letter| (letter.peer, letter.kind)).collect();
-        for kind in [StreamKind::State, StreamKind::Shared] {
-            self.schedule.acked(peer, kind, self.own(&marks, kind), now_ms);
+        let both = |peer| [StreamKind::State, StreamKind::Shared].map(|kind| (peer, kind));
+        let sends: Vec<_> = news.iter().flat_map(|(peer, _)| both(*peer)).collect();
+        for (peer, marks) in news {
+            for (peer, kind) in both(peer) {
+                self.schedule.acked(peer, kind, self.own(&marks, kind), now_ms);
+            }
+            self.acked.entry(peer).or_default().join(&marks);
         }
-        self.acked.entry(peer).or_default().join(&marks);
         self.arm(ctx);
         let waiting: BTreeSet<_> = self.schedule.items().map(|item| (item.peer, item.kind)).collect();
         let letters: BTreeSet<_> = self.schedule.dead_letters().map(|letter| (letter.peer, letter.kind)).collect();
         let mut notes = Vec::new();
-        for kind in [StreamKind::State, StreamKind::Shared] {
+        for (peer, kind) in sends {
             if !waiting.contains(&(peer, kind)) && self.stored.remove(&(peer, kind)) {
                 notes.push(Note::RetryDone { peer, kind });
             }

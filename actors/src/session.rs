@@ -154,8 +154,8 @@ impl Session {
         let Hello { statements, addresses, watermarks, .. } = hello;
         self.report.marks.join_within(&watermarks, STREAMS_MAX);
         tell(&self.roster, Met { peer: self.peer, statements, addresses });
-        tell(&self.links.retry, Acked { peer: self.peer, marks: watermarks.clone() });
-        tell(&self.links.buffer, PeerMarks { peer: self.peer, marks: watermarks });
+        tell(&self.links.retry, Acked(vec![(self.peer, watermarks.clone())]));
+        tell(&self.links.buffer, PeerMarks(vec![(self.peer, watermarks)]));
     }
 
     /// Answers a request.
@@ -417,7 +417,7 @@ impl Handler<Push> for Session {
                 ) => {
                     let marks = Watermarks::from_iter([(Stream { kind, origin }, applied)]);
                     actor.report.marks.join_within(&marks, STREAMS_MAX);
-                    tell(&actor.links.retry, Acked { peer, marks });
+                    tell(&actor.links.retry, Acked(vec![(peer, marks)]));
                 }
                 Ok(other) => {
                     let error = ExchangeError::Unexpected(other.name()).to_string();

@@ -55,8 +55,11 @@ impl Sometimes {
         *self.0.entry(state).or_default() += 1;
     }
 
-    /// Notes what a look into a device shows.
-    pub(super) fn sampled(&mut self, sample: &Sample) {
+    /// Notes what a look into a device shows, while the network is apart or not.
+    pub(super) fn sampled(&mut self, sample: &Sample, apart: bool) {
+        if sample.is_ahead && apart {
+            self.reach("a snapshot while the network is apart");
+        }
         if sample.parked > 0 {
             self.reach("changes were parked");
         }

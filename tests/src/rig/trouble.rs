@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rand::Rng;
+use starling::JoinError;
 use starling_schema::stream::Stream;
 use tokio::time::Instant;
 
 use super::faults::{Fault, name};
 use super::injector::Crash;
+use super::workload::Work;
 use super::world::{Doubt, Later, Standing, World};
 use crate::check::Violation;
 use crate::sim::{Conditions, Link};
@@ -175,15 +178,16 @@ impl World<'_> {
         if !self.is_up(at) || !self.is_up(inviter) || self.devices[inviter].standing != Standing::Member {
             return Ok(false);
         }
-        self.joining = true;
         self.devices[inviter].copy = None;
+        let Some(there) = self.look(inviter).await? else { return Ok(false) };
+        self.joiner = Some((at, there.marks, self.prunes()));
         let peer = self.devices[inviter].node.peer();
         let Some(Ok(invitation)) = self.watching(inviter, peer.invite(TICKET_TIME)).await? else { return Ok(false) };
         let node = self.devices[at].node.clone();
         let joined = self.watching(at, async move { node.join_with(&invitation.ticket).await }).await?;
-        self.joining = false;
         match joined {
-            Some(Ok(())) => {
+            // It was let in before, and died or failed before it could say so.
+            Some(Ok(()) | Err(JoinError::AlreadyMember)) => {
                 self.devices[at].standing = Standing::Member;
                 self.note(format!("{} joined", name(at)));
                 self.sometimes.reach("a device joined under faults");
@@ -192,6 +196,11 @@ impl World<'_> {
             }
             Some(Err(error)) => {
                 self.note(format!("{} could not join: {error}", name(at)));
+                if self.devices[at].node.peer().status().await.is_err() {
+                    self.note(format!("{} ended by itself", name(at)));
+                    self.stop(at).await;
+                    self.later.push((Instant::now() + Duration::from_secs(5), Later::Start(at)));
+                }
                 Ok(false)
             }
             None => Ok(false),
@@ -291,6 +300,12 @@ impl World<'_> {
         self.pruning.forget(library, own);
         self.devices[at].node.restore_database(&copy);
         self.devices[at].is_older = true;
-        self.start(at).await
+        self.start(at).await?;
+        // Somebody works on it before anything came back.
+        if self.random.random_bool(0.5) {
+            let work = Work { node: at, seed: self.random.random(), commits: 2, together: false, is_huge: false };
+            self.work(&work).await?;
+        }
+        Ok(())
     }
 }

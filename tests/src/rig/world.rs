@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use starling::rig::Point;
 use starling_schema::ids::{DeviceId, LibraryId};
 use starling_schema::stream::Watermarks;
 use tokio::sync::Notify;
@@ -102,9 +103,10 @@ pub(super) struct World<'a> {
     /// Devices that were removed and are back as others: who has not heard of it waits for them.
     pub(super) gone: BTreeSet<DeviceId>,
     pub(super) doubts: Vec<Doubt>,
-    /// Pairs of the conditions, for the record of rare states.
+    /// Whether the network is apart, for the record of rare states.
     pub(super) apart: bool,
-    pub(super) joining: bool,
+    /// The device that joins, and how often logs had been pruned when it began.
+    pub(super) joiner: Option<(usize, Watermarks, u64)>,
 }
 
 impl<'a> World<'a> {
@@ -132,7 +134,7 @@ impl<'a> World<'a> {
             gone: BTreeSet::new(),
             doubts: Vec::new(),
             apart: false,
-            joining: false,
+            joiner: None,
         }
     }
 
@@ -224,8 +226,26 @@ impl<'a> World<'a> {
         not_dragged(&sample.wrote, node.latest_wall_ms())?;
         self.watermarks.look(&sample)?;
         self.judge_what_it_said(at, &sample).await?;
-        self.sometimes.sampled(&sample);
+        self.sometimes.sampled(&sample, self.apart);
+        self.follow_joiner(at, &sample);
         Ok(Some(sample))
+    }
+
+    /// How often logs were pruned.
+    pub(super) fn prunes(&self) -> u64 {
+        let of = |device: &Device| device.interference.reached().0.get(&Point::AfterPrune).copied().unwrap_or(0);
+        self.devices.iter().map(of).sum()
+    }
+
+    /// Notes whether logs are pruned while a device that has joined still lacks what its inviter had then.
+    fn follow_joiner(&mut self, at: usize, sample: &Sample) {
+        let Some((_, there, before)) = self.joiner.as_ref().filter(|(joiner, ..)| *joiner == at) else { return };
+        if self.prunes() > *before {
+            self.sometimes.reach("a log was pruned while a device joined");
+        }
+        if sample.marks.covers(there) {
+            self.joiner = None;
+        }
     }
 
     /// Whether a device has what it acknowledged to anybody. One with an older copy has it again later.
