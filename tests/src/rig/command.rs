@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use parking_lot::Mutex;
 
+use super::history::History;
 use super::ledger::{self, Row};
 use super::plan::{Plan, Size, What};
 use super::run::{Outcome, run as run_plan};
@@ -183,10 +184,13 @@ fn run_all(arguments: &Arguments) -> anyhow::Result<BTreeMap<u64, Outcome>> {
                 return;
             }
             CURRENT.with_borrow_mut(|current| *current = Some(arguments.replay(seed)));
-            let outcome = run_plan(&arguments.plan(seed));
+            let mut outcome = run_plan(&arguments.plan(seed));
             CURRENT.with_borrow_mut(Option::take);
             if outcome.violation.is_some() {
                 stop.store(true, Ordering::Relaxed);
+            } else if !arguments.history {
+                // Thousands of runs must fit into memory.
+                outcome.history = History::default();
             }
             let mut outcomes = outcomes.lock();
             outcomes.insert(seed, outcome);
