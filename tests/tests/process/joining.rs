@@ -70,3 +70,28 @@ fn a_device_killed_while_it_joins_has_joined_or_not_and_then_ends_equal() {
     guests.push(host);
     end(guests);
 }
+
+#[test]
+fn what_a_device_takes_along_survives_being_killed_while_it_joins() {
+    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    let place = Place::new();
+    let (host, library) = host(&place);
+    let folder = Folder::with_files(&place.path().join("guest files"), 300);
+    let (mut guests, mut tags) = (Vec::new(), Vec::new());
+    for number in 0..GUESTS {
+        let mut guest = place.device(&format!("guest {number}"));
+        guest.up();
+        index(&guest, &folder);
+        tags.push(format!("of guest {number}"));
+        guest.ask(&["tag", "new", &tags[number]]);
+        let after = Duration::from_millis(rng.random_range(0..JOIN_MS_MAX));
+        join_killed(&host, &library, &mut guest, &["--merge"], after);
+        guests.push(guest);
+    }
+    guests.push(host);
+    agree(&guests.iter().collect::<Vec<_>>());
+    let listed = guests[0].ask(&["tag", "ls"]);
+    let names: Vec<&str> = listed["tags"].as_array().unwrap().iter().filter_map(|tag| tag["name"].as_str()).collect();
+    assert_eq!(names, tags);
+    end(guests);
+}
