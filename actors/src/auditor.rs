@@ -65,18 +65,19 @@ impl Auditor {
         let asked = async move {
             let (roster, progress) = (roster.send(AskRoster).await.ok()?, links.buffer.send(AskProgress).await.ok()?);
             let models = links.readers.next().send(ReadModels).await.ok()?.ok()?;
+            let members = roster.membership.members().keys().copied().collect();
             let mut sessions = roster.sessions;
             sessions.retain(|peer, _| progress.behind.get(peer) == Some(&0));
-            Some((sessions, models))
+            Some((sessions, models, members))
         };
         let check = asked.into_actor(self).then(|found, actor, _| {
-            let due = found.and_then(|(sessions, mut models)| {
+            let due = found.and_then(|(sessions, mut models, members)| {
                 let (links, _) = actor.parts.as_ref()?;
                 let connected = sessions.keys().copied().collect();
                 let (peer, at) = actor.schedule.next_check(&connected, links.environment.uptime_ms())?;
                 models.extend(&actor.heard);
                 let session = sessions.get(&peer)?.clone();
-                Some((Comparison { peer, session, readers: links.readers.clone() }, models, at))
+                Some((Comparison { peer, session, readers: links.readers.clone(), members }, models, at))
             });
             async move {
                 match due {
@@ -108,7 +109,7 @@ impl Auditor {
         for repair in repairs {
             let records = match &repair {
                 Repair::Shared(items) => items.len(),
-                Repair::Owned { rows, .. } => rows.len(),
+                Repair::Owned { rows, .. } | Repair::Left { rows, .. } => rows.len(),
             };
             let (mended, counters) = (links.transactions.send(Mend(repair)), links.counters.clone());
             ctx.spawn(mended.into_actor(self).map(move |mended, _, _| match mended {

@@ -54,6 +54,9 @@ pub(crate) enum Repair {
     Shared(Vec<SharedItem>),
     /// Rows as their owner has them at this version of its stream; without fields where it has none.
     Owned { owner: DeviceId, version: u64, rows: Vec<StateRow> },
+    /// Rows of an owner that has left, held by a peer that is equally far along its stream. Of those the newer ones
+    /// count, and those that we lack.
+    Left { owner: DeviceId, version: u64, rows: Vec<StateRow> },
 }
 
 /// What a comparison found out about the keys from where it began.
@@ -73,6 +76,8 @@ pub(crate) struct Comparison {
     pub(crate) peer: DeviceId,
     pub(crate) session: Addr<Session>,
     pub(crate) readers: Readers,
+    /// Who can settle what differs in its own rows.
+    pub(crate) members: BTreeSet<DeviceId>,
 }
 
 impl Comparison {
@@ -158,8 +163,12 @@ impl Comparison {
                 };
                 let entries: Vec<Entry> = rows.values().filter_map(entry).collect();
                 let found = differences(&mine(Some(owner)), &entries);
-                if owner == self.peer && !found.is_empty() {
-                    let version = page.watermarks.get(Stream::state(owner));
+                let version = page.watermarks.get(Stream::state(owner));
+                if !self.members.contains(&owner) {
+                    // Who left in the middle of a rewrite left rows at some that others, equally far, did not get.
+                    let rows: Vec<_> = found.iter().filter_map(|d| rows.get(&d.record).cloned()).collect();
+                    compared.repairs.extend((!rows.is_empty()).then_some(Repair::Left { owner, version, rows }));
+                } else if owner == self.peer && !found.is_empty() {
                     let gone = |record| StateRow { version, model, record, fields: None };
                     let rows = found.iter().map(|d| rows.get(&d.record).cloned().unwrap_or_else(|| gone(d.record)));
                     compared.repairs.push(Repair::Owned { owner, version, rows: rows.collect() });

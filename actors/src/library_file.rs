@@ -187,7 +187,9 @@ fn fold(file: &Path) -> Result<(), StartError> {
         crate::store::sql::run(&mut open_writer(file)?, "PRAGMA wal_checkpoint(TRUNCATE)").map_err(store_error)?;
     }
     match std::fs::metadata(&log) {
-        Ok(left) if left.len() > 0 => Err(store_error("another process reads the library: its file cannot be changed now")),
+        Ok(left) if left.len() > 0 => {
+            Err(store_error("another process reads the library: its file cannot be changed now"))
+        }
         _ => Ok(()),
     }
 }

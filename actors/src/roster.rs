@@ -60,6 +60,8 @@ pub(crate) struct Roster {
     pub(crate) paused: bool,
     /// The devices that the backfill buffer was told may ever have written something; none when it is to be told.
     origins: Option<BTreeSet<DeviceId>>,
+    /// The hash of the membership that heartbeats and the retry queue were told; none when they are to be told.
+    told: Option<[u8; 32]>,
 }
 
 impl Roster {
@@ -84,6 +86,7 @@ impl Roster {
             next_dial: Alarm::default(),
             paused,
             origins: None,
+            told: None,
         }
     }
 
@@ -102,6 +105,13 @@ impl Roster {
         if self.admitted.as_ref() != Some(&admit) {
             let told = links.network.admit.try_send(admit.clone()).is_ok();
             self.admitted = told.then_some(admit);
+        }
+        let digest = self.membership.digest();
+        if self.told != Some(digest) {
+            let members = MembersAre(self.membership.members().keys().copied().collect());
+            let told = links.heartbeats.try_send(MembershipIs(self.membership.clone())).is_ok()
+                && links.retry.try_send(members).is_ok();
+            self.told = told.then_some(digest);
         }
         let origins = self.membership.origins();
         if self.origins.as_ref() != Some(&origins) {
@@ -148,8 +158,6 @@ impl Roster {
     /// The membership grew: everybody who needs to know is told.
     pub(crate) fn membership_changed(&mut self, ctx: &mut Context<Self>) {
         let Some(links) = self.links.clone() else { return };
-        tell(&links.heartbeats, MembershipIs(self.membership.clone()));
-        tell(&links.retry, MembersAre(self.membership.members().keys().copied().collect()));
         tell(&links.events, Happened(EventKind::MembershipChanged));
         self.admit(ctx);
         for session in self.sessions.values() {
@@ -302,7 +310,7 @@ impl Roster {
         let Some(links) = &self.links else { return };
         let away = if self.paused { Vec::new() } else { self.away(links.device) };
         let dial_ms = away.iter().filter_map(|(peer, _)| self.book.next_due(*peer)).min();
-        let is_untold = self.admitted.is_none() || self.origins.is_none();
+        let is_untold = self.admitted.is_none() || self.origins.is_none() || self.told.is_none();
         let is_changing = is_untold || self.tickets.is_open(links.environment.wall_ms());
         let look_ms = is_changing.then(|| links.environment.uptime_ms() + LOOK_AGAIN_MS);
         let next_ms = dial_ms.into_iter().chain(look_ms).min();

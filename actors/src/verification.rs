@@ -85,7 +85,8 @@ impl PeerHandle {
         let session = roster.sessions.get(&device).cloned().ok_or(VerifyError::NotConnected(device))?;
         let readers = tree.links.readers.clone();
         let models = readers.next().send(ReadModels).await.map_err(stopped)??;
-        let comparison = Comparison { peer: device, session, readers };
+        let members = roster.membership.members().keys().copied().collect();
+        let comparison = Comparison { peer: device, session, readers, members };
         let mut findings = Vec::new();
         for model in models {
             let mut from = Some(RecordId::MIN);

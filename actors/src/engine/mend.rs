@@ -15,11 +15,16 @@ use crate::transactions::StoreError;
 use super::{Effects, Engine};
 
 impl Engine {
-    /// Joins what a peer of the same point has, or takes rows over from their owner. Says how many records changed.
+    /// Joins what a peer of the same point has, takes rows over from their owner, or unites those of one that has left. Says how many records changed.
     pub(crate) async fn mend(&mut self, repair: Repair, effects: &mut Effects) -> Result<u64, StoreError> {
         let before = effects.changed.len();
         match repair {
             Repair::Shared(items) => self.join_items(items, effects).await?,
+            Repair::Left { owner, version, rows } => {
+                if owner != self.device && self.marks.get(Stream::state(owner)) == version {
+                    self.remote_rows(owner, rows, effects).await?;
+                }
+            }
             Repair::Owned { owner, version, rows } => {
                 // Rows of another version are not what the owner has now, nor what we should have.
                 if owner != self.device && self.marks.get(Stream::state(owner)) == version {

@@ -116,7 +116,7 @@ impl Engine {
         changes.len()
     }
 
-    async fn remote_rows(
+    pub(super) async fn remote_rows(
         &mut self,
         owner: DeviceId,
         rows: Vec<StateRow>,

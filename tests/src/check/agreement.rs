@@ -40,12 +40,7 @@ fn complete<'a>(held: &Held, lines: &'a [String]) -> Vec<&'a str> {
 ///
 /// # Errors
 /// When it is not what the reference lists.
-pub fn conflicts_agree(
-    name: &str,
-    listed: &[Conflict],
-    reference: &Reference,
-    wall_ms: u64,
-) -> Result<(), Violation> {
+pub fn conflicts_agree(name: &str, listed: &[Conflict], reference: &Reference, wall_ms: u64) -> Result<(), Violation> {
     let (mut expected, of) = (reference.conflicts(), |conflict: &Conflict| (conflict.model, conflict.record));
     let has: BTreeSet<_> = listed.iter().map(of).collect();
     expected.retain(|conflict| {

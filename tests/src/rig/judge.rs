@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::faults::name;
 use super::world::{Standing, World};
 use crate::check::{
-    Held, Sample, Violation, agrees_so_far, conflicts_agree, damage, kept_promises, log_is_whole, state_is_whole,
-    unrest,
+    Held, Sample, Violation, agrees_so_far, conflicts_agree, damage, difference, kept_promises, log_is_whole,
+    state_is_whole, unrest,
 };
 use crate::sim::{Conditions, Link};
 
@@ -234,7 +234,10 @@ impl World<'_> {
         for at in self.members() {
             while let Some(unrest) = unrest(&self.devices[at].node).await {
                 if begun.elapsed() > QUIET_TIME_MAX {
-                    return Err(Violation::new("liveness", format!("not quiet within {QUIET_TIME_MAX:?}: {unrest}")));
+                    let nodes: Vec<_> = self.members().iter().map(|at| self.devices[*at].node.clone()).collect();
+                    let differs = difference(&nodes).await.unwrap_or_default();
+                    let detail = format!("not quiet within {QUIET_TIME_MAX:?}: {unrest}\n{differs}");
+                    return Err(Violation::new("liveness", detail));
                 }
                 self.until(Instant::now() + Duration::from_millis(wait_ms)).await?;
                 wait_ms = (wait_ms * 3 / 2).min(LOOK_MS_MAX);
