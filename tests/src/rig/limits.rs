@@ -22,7 +22,7 @@ const SMALL: [(Limit, &[usize]); 8] = [
 
 /// Shorter and longer than usual, as parts of a hundred.
 const ODD: [(Timer, &[u64]); 7] = [
-    (Timer::Flush, &[1, 50, 400, 2_000]),
+    (Timer::Flush, &[1, 400, 2_000, 10_000]),
     (Timer::Retry, &[100, 500]),
     (Timer::Beacon, &[100, 400, 1_000]),
     (Timer::Prune, &[5, 100, 1_000]),

@@ -88,7 +88,13 @@ impl World<'_> {
             Fault::Join { inviter } => {
                 let at = self.place();
                 self.start(at).await?;
-                return self.join(at, inviter).await.map(drop);
+                // Some are never heard of again for a while: logs wait for them all the same.
+                if self.join(at, inviter).await? && self.random.random_bool(0.3) {
+                    let (copy, down_ms) = (self.devices[at].node.copy(), self.random.random_range(10_000..2_000_000));
+                    self.note(format!("{} killed just after, back after {down_ms} ms", name(at)));
+                    self.die(at, &copy, down_ms).await;
+                }
+                return Ok(());
             }
             Fault::Remove { by, node } => return self.remove(by, node).await,
             Fault::PairAnew { node, inviter } => return self.pair_anew(node, inviter).await,
