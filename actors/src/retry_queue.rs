@@ -77,7 +77,12 @@ impl RetryQueue {
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let now_ms = self.environment.uptime_ms();
-        for send in self.schedule.due(now_ms, self.environment.fraction()) {
+        let late = self.schedule.unanswered(now_ms);
+        let notes: Vec<_> = late.into_iter().flat_map(|(peer, kind)| self.failed(peer, kind, "no answer came")).collect();
+        if !notes.is_empty() {
+            self.keep(notes, ctx);
+        }
+        for send in self.schedule.due(now_ms) {
             let push = Push { kind: send.kind, after: send.after };
             if self.sessions.get(&send.peer).is_none_or(|(_, session)| session.try_send(push).is_err()) {
                 tracing::debug!(peer = %send.peer, "a push waits for its next turn");
@@ -88,6 +93,28 @@ impl RetryQueue {
 
     fn own(&self, marks: &Watermarks, kind: StreamKind) -> u64 {
         marks.get(Stream { kind, origin: self.device })
+    }
+
+    /// A send failed. Gives what must survive a restart.
+    fn failed(&mut self, peer: DeviceId, kind: StreamKind, error: &str) -> Vec<Note> {
+        let (now_ms, jitter) = (self.environment.uptime_ms(), self.environment.fraction());
+        let wall_ms = self.environment.wall_ms();
+        if let Some(letter) = self.schedule.failed(peer, kind, error, now_ms, jitter) {
+            tracing::warn!(%peer, %error, "changes were given up for now: they are a dead letter");
+            let DeadLetter { through, attempts, error, .. } = letter;
+            self.environment.reach(Point::DeadLetter);
+            self.stored.remove(&(peer, kind));
+            return vec![
+                Note::RetryDone { peer, kind },
+                Note::DeadLetter { peer, kind, through, attempts, error, at_ms: wall_ms },
+            ];
+        }
+        let Some(item) = self.schedule.items().find(|item| (item.peer, item.kind) == (peer, kind)) else {
+            return Vec::new();
+        };
+        self.stored.insert((peer, kind));
+        let due_at_ms = wall_ms + item.due_at_ms.saturating_sub(now_ms);
+        vec![Note::Retry { peer, kind, attempts: item.attempts, due_at_ms, error: error.to_owned() }]
     }
 
     /// What must survive a restart is written down; commits that go well write nothing.
@@ -261,27 +288,10 @@ impl Handler<PushFailed> for RetryQueue {
     type Result = ();
 
     fn handle(&mut self, PushFailed { peer, kind, error }: PushFailed, ctx: &mut Self::Context) {
-        let (now_ms, jitter) = (self.environment.uptime_ms(), self.environment.fraction());
-        let wall_ms = self.environment.wall_ms();
-        let notes = if let Some(letter) = self.schedule.failed(peer, kind, &error, now_ms, jitter) {
-            tracing::warn!(%peer, %error, "changes were given up for now: they are a dead letter");
-            let DeadLetter { through, attempts, .. } = letter;
-            self.environment.reach(Point::DeadLetter);
-            self.stored.remove(&(peer, kind));
-            vec![
-                Note::RetryDone { peer, kind },
-                Note::DeadLetter { peer, kind, through, attempts, error, at_ms: wall_ms },
-            ]
-        } else {
-            self.stored.insert((peer, kind));
-            let item = self.schedule.items().find(|item| (item.peer, item.kind) == (peer, kind));
-            let note = |item: RetryItem| {
-                let due_at_ms = wall_ms + item.due_at_ms.saturating_sub(now_ms);
-                Note::Retry { peer, kind, attempts: item.attempts, due_at_ms, error }
-            };
-            item.map(note).into_iter().collect()
-        };
-        self.keep(notes, ctx);
+        let notes = self.failed(peer, kind, &error);
+        if !notes.is_empty() {
+            self.keep(notes, ctx);
+        }
         self.arm(ctx);
     }
 }

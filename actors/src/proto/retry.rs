@@ -246,14 +246,16 @@ impl RetrySchedule {
         Some(letter)
     }
 
-    /// What to send now. Each send must come back as [`RetrySchedule::acked`] or [`RetrySchedule::failed`]; one that
-    /// does not within [`ANSWER_MS_MAX`] counts as failed. `jitter` is drawn at random from 0 to 1.
-    pub fn due(&mut self, now_ms: u64, jitter: f64) -> Vec<Send> {
+    /// The sends that nothing came back of within [`ANSWER_MS_MAX`]: they have failed, and must be told so.
+    #[must_use]
+    pub fn unanswered(&self, now_ms: u64) -> Vec<(DeviceId, StreamKind)> {
         let is_late = |progress: &Progress| progress.is_under_way && progress.due_at_ms <= now_ms;
-        let late: Vec<_> = self.items.iter().filter(|(_, p)| is_late(p)).map(|(item, _)| *item).collect();
-        for (peer, kind) in late {
-            self.failed(peer, kind, "no answer came", now_ms, jitter);
-        }
+        self.items.iter().filter(|(_, progress)| is_late(progress)).map(|(item, _)| *item).collect()
+    }
+
+    /// What to send now. Each send must come back as [`RetrySchedule::acked`] or [`RetrySchedule::failed`], or is
+    /// [`RetrySchedule::unanswered`] one day.
+    pub fn due(&mut self, now_ms: u64) -> Vec<Send> {
         let mut sends = Vec::new();
         for ((peer, kind), progress) in &mut self.items {
             let Some(acked) = self.connected.get(peer) else { continue };

@@ -26,7 +26,7 @@ fn exhaust(schedule: &mut RetrySchedule) -> (Vec<u64>, u64) {
     let mut now_ms = 0;
     while let Some(due_at_ms) = schedule.next_due() {
         now_ms = due_at_ms;
-        for send in schedule.due(now_ms, EVEN) {
+        for send in schedule.due(now_ms) {
             sent_at.push(now_ms);
             schedule.failed(send.peer, send.kind, "disk full", now_ms, EVEN);
         }
@@ -59,13 +59,13 @@ fn a_retry_speaks_from_where_the_peer_is_to_the_newest_state() {
     let mut schedule = RetrySchedule::default();
     schedule.connected(peer(1), [(State, 4)], 0);
     schedule.committed(State, 5, 0);
-    assert_eq!(schedule.due(1_000, EVEN), [Send { peer: peer(1), kind: State, after: 4 }]);
+    assert_eq!(schedule.due(1_000), [Send { peer: peer(1), kind: State, after: 4 }]);
     schedule.failed(peer(1), State, "busy", 1_000, EVEN);
     schedule.committed(State, 9, 1_500);
-    assert_eq!(schedule.due(2_000, EVEN), [Send { peer: peer(1), kind: State, after: 4 }]);
+    assert_eq!(schedule.due(2_000), [Send { peer: peer(1), kind: State, after: 4 }]);
     schedule.acked(peer(1), State, 5, 2_000);
     assert_eq!(schedule.items().map(|item| item.attempts).collect::<Vec<_>>(), [0]);
-    assert_eq!(schedule.due(3_000, EVEN), [Send { peer: peer(1), kind: State, after: 5 }]);
+    assert_eq!(schedule.due(3_000), [Send { peer: peer(1), kind: State, after: 5 }]);
     schedule.acked(peer(1), State, 9, 3_000);
     assert_eq!(schedule.next_due(), None);
 }
@@ -76,7 +76,7 @@ fn one_peer_that_fails_does_not_touch_the_others() {
     schedule.connected(peer(2), [(Shared, 1)], 0);
     exhaust(&mut schedule);
     schedule.committed(Shared, 2, 40_000);
-    assert_eq!(schedule.due(41_000, EVEN), [Send { peer: peer(2), kind: Shared, after: 1 }]);
+    assert_eq!(schedule.due(41_000), [Send { peer: peer(2), kind: Shared, after: 1 }]);
     let letters: Vec<_> = schedule.dead_letters().map(|letter| (letter.peer, letter.through)).collect();
     assert_eq!(letters, [(peer(1), 2)]);
 }
@@ -106,16 +106,16 @@ fn a_dead_letter_survives_a_restart_and_is_retried_when_the_peer_reconnects() {
 #[test]
 fn an_item_survives_a_restart_with_its_attempts() {
     let mut schedule = behind();
-    schedule.due(1_000, EVEN);
+    schedule.due(1_000);
     schedule.failed(peer(1), Shared, "busy", 1_000, EVEN);
     let items: Vec<_> = schedule.items().collect();
     let mut schedule = RetrySchedule::restore([(Shared, 1)], items.clone(), []);
-    assert_eq!(schedule.due(10_000, EVEN), []);
+    assert_eq!(schedule.due(10_000), []);
     schedule.connected(peer(1), [], 10_000);
     let attempts = |items: &[RetryItem]| items.iter().map(|item| item.attempts).collect::<Vec<_>>();
     assert_eq!(attempts(&schedule.items().collect::<Vec<_>>()), attempts(&items));
-    assert_eq!(schedule.due(10_000 + FIRST_SEND_MS - 1, EVEN), []);
-    assert_eq!(schedule.due(10_000 + FIRST_SEND_MS, EVEN), [Send { peer: peer(1), kind: Shared, after: 0 }]);
+    assert_eq!(schedule.due(10_000 + FIRST_SEND_MS - 1), []);
+    assert_eq!(schedule.due(10_000 + FIRST_SEND_MS), [Send { peer: peer(1), kind: Shared, after: 0 }]);
 }
 
 #[test]
@@ -124,13 +124,13 @@ fn an_offline_peer_is_not_retried() {
     schedule.disconnected(peer(1));
     schedule.committed(Shared, 2, 500);
     assert_eq!(schedule.next_due(), None);
-    assert_eq!(schedule.due(u64::MAX, EVEN), []);
+    assert_eq!(schedule.due(u64::MAX), []);
 }
 
 #[test]
 fn a_pull_that_runs_resets_the_attempts() {
     let mut schedule = behind();
-    schedule.due(1_000, EVEN);
+    schedule.due(1_000);
     schedule.failed(peer(1), Shared, "busy", 1_000, EVEN);
     schedule.pulling(peer(1), 1_500);
     let item = RetryItem { peer: peer(1), kind: Shared, attempts: 0, due_at_ms: 2_500, error: None };
@@ -142,7 +142,7 @@ fn an_answer_without_progress_is_asked_again_and_is_no_failure() {
     let mut schedule = behind();
     for round in 0..20 {
         let now_ms = 1_000 + 16_000 * round;
-        assert_eq!(schedule.due(now_ms, EVEN).len(), 1);
+        assert_eq!(schedule.due(now_ms).len(), 1);
         schedule.acked(peer(1), Shared, 0, now_ms);
     }
     assert_eq!(schedule.dead_letters().len(), 0);
@@ -151,9 +151,11 @@ fn an_answer_without_progress_is_asked_again_and_is_no_failure() {
 #[test]
 fn a_send_that_is_never_answered_counts_as_failed() {
     let mut schedule = behind();
-    assert_eq!(schedule.due(1_000, EVEN).len(), 1);
-    assert_eq!(schedule.due(1_000 + ANSWER_MS_MAX - 1, EVEN), []);
-    assert_eq!(schedule.due(1_000 + ANSWER_MS_MAX, EVEN), []);
+    assert_eq!(schedule.due(1_000).len(), 1);
+    assert_eq!(schedule.unanswered(1_000 + ANSWER_MS_MAX - 1), []);
+    assert_eq!(schedule.unanswered(1_000 + ANSWER_MS_MAX), [(peer(1), Shared)]);
+    assert_eq!(schedule.due(1_000 + ANSWER_MS_MAX), []);
+    assert_eq!(schedule.failed(peer(1), Shared, "no answer came", 1_000 + ANSWER_MS_MAX, EVEN), None);
     let item = schedule.items().next().unwrap();
     assert_eq!((item.attempts, item.due_at_ms), (1, 2_000 + ANSWER_MS_MAX));
 }
@@ -164,7 +166,7 @@ fn dead_letters_are_retried_or_dropped_on_demand() {
     exhaust(&mut schedule);
     let mut other = schedule.clone();
     assert_eq!(schedule.retry(peer(1), 60_000), 1);
-    assert_eq!(schedule.due(60_000, EVEN).len(), 1);
+    assert_eq!(schedule.due(60_000).len(), 1);
     assert_eq!(schedule.dead_letters().len(), 0);
     assert_eq!(other.drop_letters(peer(1)), 1);
     assert_eq!((other.next_due(), other.dead_letters().len()), (None, 0));
