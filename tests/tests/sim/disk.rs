@@ -87,3 +87,52 @@ fn what_a_full_disk_kept_out_is_not_acked_and_arrives_when_there_is_room() {
         });
     }
 }
+
+#[test]
+fn a_start_that_the_disk_refuses_leaves_nothing_running_and_the_next_one_works() {
+    Cluster::run(632, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        let before = a.add_tag("before").await;
+        cluster.settle(SOON).await;
+        b.stop().await;
+        b.interference().fail_at(Some((Point::BeforeCommit, Fault::DiskFull)));
+        for _ in 0..3 {
+            let refused = b.try_start().await.unwrap_err();
+            assert!(refused.to_string().contains("full"), "{refused}");
+            // Whoever still ran would hold connections open, and with them the files that go with an open database.
+            let log = b.data().join("library.sqlite-wal");
+            assert!(!log.exists() || log.metadata().unwrap().len() == 0, "the database is still open");
+            cluster.pass(LATER).await;
+        }
+        b.interference().fail_at(None);
+        b.start().await;
+        let after = a.add_tag("after").await;
+        cluster.settle(LATER).await;
+        assert_eq!(b.tag_name(before).await.as_deref(), Some("before"));
+        assert_eq!(b.tag_name(after).await.as_deref(), Some("after"));
+    });
+}
+
+#[test]
+fn what_waited_for_a_member_that_was_removed_while_the_disk_failed_does_not_come_back() {
+    Cluster::run(633, async |cluster| {
+        let [a, b, c] = cluster.library(["a", "b", "c"]).await;
+        cluster.settle(SOON).await;
+        c.interference().fail_at(Some((Point::BeforeCommit, Fault::DiskFull)));
+        for number in 0..3 {
+            a.add_tag(&format!("tag {number}")).await;
+            cluster.pass(Duration::from_secs(20)).await;
+        }
+        let gone = c.id();
+        c.stop().await;
+        a.interference().fail_at(Some((Point::BeforeCommit, Fault::IoError)));
+        b.peer().remove_device(gone).await.unwrap();
+        cluster.pass(SOON).await;
+        a.stop().await;
+        a.interference().fail_at(None);
+        a.start().await;
+        cluster.settle(LATER).await;
+        let queues = a.status().await.queues;
+        assert_eq!((queues.retry, queues.dead_letters), (0, 0), "{queues:?}");
+    });
+}

@@ -159,6 +159,32 @@ fn rows_whose_owner_is_away_are_only_reported_until_it_returns() {
     });
 }
 
+/// A page of rows holds those that were not rewritten since. An owner that leaves in the midst of rewriting leaves a
+/// member that came late without rows that earlier ones have as they were.
+#[test]
+fn rows_of_an_owner_that_has_left_are_united_where_members_hold_others_of_them() {
+    Cluster::run(1306, async |cluster| {
+        let [a, b, c] = cluster.library(["a", "b", "c"]).await;
+        let location = a.add_location("photos").await;
+        let entries = a.add_entries(location, None, 300).await;
+        cluster.settle(LATER).await;
+        let gone = a.id();
+        a.stop().await;
+        b.peer().remove_device(gone).await.unwrap();
+        cluster.pass(SOON).await;
+        for (node, lacks) in [(&b, entries[5]), (&c, entries[250])] {
+            node.stop().await;
+            Damaged::of(node).run("DELETE FROM entry WHERE id = ?", lacks);
+            node.start().await;
+        }
+        until_equal(cluster).await;
+        for node in [&b, &c] {
+            assert_eq!(node.count::<Entry>().await, 300 + 1, "with the root of the location");
+        }
+        cluster.settle(LATER).await;
+    });
+}
+
 #[test]
 fn under_busy_traffic_and_snapshots_nothing_is_suspected() {
     Cluster::run(1304, async |cluster| {
