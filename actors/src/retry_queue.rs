@@ -78,7 +78,8 @@ impl RetryQueue {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let now_ms = self.environment.uptime_ms();
         let late = self.schedule.unanswered(now_ms);
-        let notes: Vec<_> = late.into_iter().flat_map(|(peer, kind)| self.failed(peer, kind, "no answer came")).collect();
+        let notes: Vec<_> =
+            late.into_iter().flat_map(|(peer, kind)| self.failed(peer, kind, "no answer came")).collect();
         if !notes.is_empty() {
             self.keep(notes, ctx);
         }

@@ -35,8 +35,8 @@ pub struct Sample {
     pub incomplete: BTreeSet<RecordId>,
     /// Whether it is in the midst of a snapshot: its records are ahead of its watermarks.
     pub is_ahead: bool,
-    /// How many sends were given up.
-    pub dead_letters: u64,
+    /// To whom sends were given up.
+    pub dead_letters: Vec<DeviceId>,
 }
 
 impl Sample {
@@ -53,7 +53,7 @@ impl Sample {
             parked: 0,
             incomplete: BTreeSet::new(),
             is_ahead: false,
-            dead_letters: 0,
+            dead_letters: Vec::new(),
         }
     }
 
@@ -91,7 +91,7 @@ fn read(c: &mut SqliteConnection, device: DeviceId, library: LibraryId, after: u
         parked: entries + incomplete.len() as u64,
         incomplete: incomplete.into_iter().collect(),
         is_ahead,
-        dead_letters: dead_letter::table.count().get_result::<i64>(c)?.unsigned_abs(),
+        dead_letters: dead_letter::table.select(dead_letter::peer).load(c)?,
     })
 }
 

@@ -63,7 +63,7 @@ impl Sometimes {
         if sample.parked > 0 {
             self.reach("changes were parked");
         }
-        if sample.dead_letters > 0 {
+        if !sample.dead_letters.is_empty() {
             self.reach("a dead letter");
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::Rng;
+use rand::seq::IndexedRandom;
 use starling::JoinError;
 use starling_schema::stream::Stream;
 use tokio::time::Instant;
@@ -80,7 +81,11 @@ impl World<'_> {
             }
             Fault::Stop(node) if self.is_up(node) => self.stop(node).await,
             Fault::Start(node) if self.devices.get(node).is_some_and(|d| d.standing != Standing::Out) => {
-                return self.start(node).await;
+                self.start(node).await?;
+                let others: Vec<usize> = self.up().into_iter().filter(|other| *other != node).collect();
+                if let Some(other) = others.choose(&mut self.random).copied().filter(|_| node.is_multiple_of(2)) {
+                    self.work_during_a_snapshot(other).await?;
+                }
             }
             Fault::Disk { node, fault, one_in, for_ms } if self.is_up(node) => {
                 self.devices[node].interference.fail_disk(fault, one_in, Duration::from_millis(for_ms));
@@ -88,8 +93,12 @@ impl World<'_> {
             Fault::Join { inviter } => {
                 let at = self.place();
                 self.start(at).await?;
+                let joined = self.join(at, inviter).await?;
+                if self.random.random_bool(0.3) {
+                    self.work_during_a_snapshot(inviter).await?;
+                }
                 // Some are never heard of again for a while: logs wait for them all the same.
-                if self.join(at, inviter).await? && self.random.random_bool(0.3) {
+                if self.is_up(at) && joined && self.random.random_bool(0.3) {
                     let (copy, down_ms) = (self.devices[at].node.copy(), self.random.random_range(10_000..2_000_000));
                     self.note(format!("{} killed just after, back after {down_ms} ms", name(at)));
                     self.die(at, &copy, down_ms).await;
@@ -104,6 +113,17 @@ impl World<'_> {
             }
             Fault::Older(node) => return self.older(node).await,
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Edits in the moments in which others take a snapshot.
+    async fn work_during_a_snapshot(&mut self, at: usize) -> Result<(), Violation> {
+        for _ in 0..6 {
+            let wait = Duration::from_millis(self.random.random_range(0..40));
+            self.until(Instant::now() + wait).await?;
+            let work = Work { node: at, seed: self.random.random(), commits: 1, together: false, is_huge: false };
+            self.work(&work).await?;
         }
         Ok(())
     }

@@ -3,11 +3,12 @@
 use futures::future::join_all;
 use rand::Rng;
 use rand::seq::IndexedRandom;
-use starling::{CommitError, Conflict, Receipt};
+use starling::{CommitError, Conflict, Receipt, Registry};
 use starling_schema::change::{Action, Write};
 use starling_schema::model::Syncable;
 use starling_schema::models::TagRelationship;
 use starling_schema::stream::Stream;
+use starling_schema::value::Value;
 
 use super::faults::name;
 use super::workload::{Work, Worker};
@@ -16,6 +17,23 @@ use crate::check::{Sample, Violation};
 
 /// How often a run that has too few commits tries to make more.
 const TRIES_MAX: usize = 2_000;
+
+/// The same edit of shared records with other texts; none when it is anything else.
+fn other_values(writes: &[Write]) -> Option<Vec<Write>> {
+    let registry = Registry::default();
+    let twin = |write: &Write| {
+        let Action::Patch(fields) = &write.action else { return None };
+        registry.get(write.model).filter(|spec| spec.ownership.is_shared())?;
+        let mut fields = fields.clone();
+        for (field, value) in fields.clone().iter() {
+            if let Value::Text(text) = value {
+                fields.set(field, format!("{text}'"));
+            }
+        }
+        Some(Write { action: Action::Patch(fields), ..write.clone() })
+    };
+    writes.iter().map(twin).collect()
+}
 
 impl World<'_> {
     /// A piece of work. A device that does not run, or belongs to nothing yet, does none.
@@ -37,6 +55,11 @@ impl World<'_> {
         }
         self.meddle(work).await?;
         let before = self.commits;
+        let twin = commits.first().and_then(|writes| other_values(writes));
+        if let Some((twin, other)) = twin.zip(self.rival(work)) {
+            // Somebody else writes the same fields in the same millisecond.
+            self.commit(other, vec![twin]).await?;
+        }
         if work.together {
             self.commit(work.node, commits).await?;
         } else {
@@ -47,6 +70,12 @@ impl World<'_> {
         let made = self.commits - before;
         self.note(format!("{work}: {made} acknowledged"));
         Ok(())
+    }
+
+    /// Another member, if one works against the worker this time.
+    fn rival(&mut self, work: &Work) -> Option<usize> {
+        let others: Vec<usize> = self.up().into_iter().filter(|other| *other != work.node).collect();
+        others.choose(&mut self.random).copied().filter(|_| work.seed.is_multiple_of(8))
     }
 
     /// Now and then somebody writes a row of another device. Nothing may come of it, whatever else goes on.

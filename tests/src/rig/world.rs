@@ -187,11 +187,28 @@ impl<'a> World<'a> {
         self.note(format!("{} runs", node.name()));
         self.resolve_doubts(at).await;
         let sample = self.look(at).await?;
+        self.letters_are_known(at, sample.as_ref()).await?;
         let before = self.devices[at].before_cut.take();
         if let (Some(before), Some(sample)) = (before, sample)
             && !sample.marks.covers(&before)
         {
             self.sometimes.reach("a power cut that lost what was not durable");
+        }
+        Ok(())
+    }
+
+    /// A device that just started knows the sends to members that it gave up before, until it meets them.
+    async fn letters_are_known(&self, at: usize, sample: Option<&Sample>) -> Result<(), Violation> {
+        let node = &self.devices[at].node;
+        let (Some(sample), Ok(status), Ok(members)) = (sample, node.peer().status().await, node.peer().members().await)
+        else {
+            return Ok(());
+        };
+        let kept = |peer: &&DeviceId| members.iter().any(|member| member.id == **peer);
+        let (stored, known) = (sample.dead_letters.iter().filter(kept).count() as u64, status.queues.dead_letters);
+        if known < stored {
+            let detail = format!("{} has stored {stored} dead letters and knows of {known}", node.name());
+            return Err(Violation::new("queues", detail));
         }
         Ok(())
     }
