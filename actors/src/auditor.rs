@@ -50,6 +50,7 @@ struct Check {
     peer: DeviceId,
     places: Vec<(ModelId, RecordId, Compared)>,
     outcome: Checked,
+    members: BTreeSet<DeviceId>,
 }
 
 impl Auditor {
@@ -96,14 +97,14 @@ impl Auditor {
     }
 
     /// Takes in what a check found, and has it repaired.
-    fn checked(&mut self, Check { peer, places, outcome }: Check, ctx: &mut Context<Self>) {
+    fn checked(&mut self, Check { peer, places, outcome, members }: Check, ctx: &mut Context<Self>) {
         let Some((links, _)) = self.parts.clone() else { return };
         let (now_ms, jitter) = (links.environment.uptime_ms(), links.environment.fraction());
         self.schedule.checked(peer, outcome, now_ms, jitter);
         let mut repairs = Vec::new();
         for (model, from, compared) in places {
             links.counters.records_compared(compared.records as u64);
-            self.note(&links, peer, model, (from, compared.through), &compared.differences);
+            self.note(&links, (peer, &members), model, (from, compared.through), &compared.differences);
             repairs.extend(compared.repairs);
         }
         for repair in repairs {
@@ -123,14 +124,24 @@ impl Auditor {
         }
     }
 
-    /// Remembers what differs in a range, and says what is new of it.
-    fn note(&mut self, links: &Links, peer: DeviceId, model: ModelId, range: KeyRange, found: &[Difference]) {
+    /// Remembers what differs in a range, and says what is new of it. Of rows whose owner has left that is no news: such
+    /// an owner may leave members with others of them.
+    fn note(
+        &mut self,
+        links: &Links,
+        (peer, members): (DeviceId, &BTreeSet<DeviceId>),
+        model: ModelId,
+        range: KeyRange,
+        found: &[Difference],
+    ) {
         let is_here =
             |(whose, at, open): &Open| *whose == peer && *at == model && (range.0..=range.1).contains(&open.record);
         let before: BTreeSet<Open> = self.open.iter().filter(|open| is_here(open)).copied().collect();
         self.open.retain(|open| !before.contains(open));
         let now: BTreeSet<Open> = found.iter().map(|difference| (peer, model, *difference)).collect();
-        let new: Vec<RecordId> = now.difference(&before).map(|(_, _, difference)| difference.record).collect();
+        let is_news = |difference: &Difference| difference.owner.is_none_or(|owner| members.contains(&owner));
+        let new = now.difference(&before).filter(|(_, _, difference)| is_news(difference));
+        let new: Vec<RecordId> = new.map(|(_, _, difference)| difference.record).collect();
         let room = OPEN_MAX.saturating_sub(self.open.len());
         self.open.extend(now.into_iter().take(room));
         for difference in found {
@@ -185,7 +196,7 @@ async fn check(comparison: Comparison, models: BTreeSet<ModelId>, at: Cursor) ->
     }
     let is_clean = places.iter().all(|(_, _, compared)| compared.differences.is_empty());
     let outcome = if failed && places.is_empty() { Checked::Not } else { Checked::Through { next: at, is_clean } };
-    Check { peer: comparison.peer, places, outcome }
+    Check { peer: comparison.peer, places, outcome, members: comparison.members }
 }
 
 /// What follows in key order; none after the last record of the last model.

@@ -87,7 +87,7 @@ impl Ledger {
             if key.field != LIFE && library.is_deleted(key) && self.deletes(key) {
                 continue;
             }
-            let value = library.value(key);
+            let value = library.value(key).or_else(|| Self::never_was(key, writes));
             let top = writes.iter().rposition(|write| Some(&write.value) == value.as_ref());
             let stands = |index: usize| top.is_some_and(|top| superseded(writes, top, index, skew));
             let missing = (0..writes.len()).filter(|index| writes[*index].acked.is_some() && !stands(*index));
@@ -99,6 +99,12 @@ impl Ledger {
             }));
         }
         lost
+    }
+
+    /// The life of a record that is not there and that nobody was told is there: deleting it left nothing.
+    fn never_was(key: &Key, writes: &[Written]) -> Option<Json> {
+        let made = writes.iter().any(|write| write.acked.is_some() && write.value == Json::Bool(true));
+        (key.field == LIFE && !made).then_some(Json::Bool(false))
     }
 
     /// Whether somebody deleted the record of a field, acknowledged or not.
@@ -208,5 +214,17 @@ mod tests {
         ledger.note(key(LIFE), Written { value: json!(true), ..written(0, "", 1, Some(2)) });
         assert_eq!(ledger.lost(&Library::default(), Duration::ZERO).len(), 2);
         assert_eq!(ledger.lost(&library("a"), Duration::ZERO), []);
+    }
+
+    #[test]
+    fn deleting_what_was_made_without_an_answer_and_is_not_there_loses_nothing_but_what_was_answered_is_lost() {
+        let life = |value: bool, acked: Option<u64>| Written { value: json!(value), ..written(1, "", 1, acked) };
+        let lost = |made: Option<u64>| {
+            let mut ledger = Ledger::default();
+            ledger.note(key(LIFE), life(true, made));
+            ledger.note(key(LIFE), life(false, Some(3)));
+            ledger.lost(&Library::default(), Duration::from_secs(2)).len()
+        };
+        assert_eq!((lost(None), lost(Some(2))), (0, 2));
     }
 }

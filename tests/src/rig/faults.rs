@@ -372,6 +372,10 @@ impl FaultKind {
                 let hours = random.random_range(31 * 24..40 * 24);
                 events.push((at_ms, Fault::Stop(node)));
                 events.push((at_ms + while_ms / 2, Fault::Skip(hours)));
+                if random.random_bool(0.5) {
+                    // One that never saw what was deleted may be whom the one that returns asks first.
+                    events.push((at_ms + while_ms * 3 / 4, Fault::Join { inviter: other }));
+                }
                 events.push((at_ms + while_ms, Fault::Start(node)));
             }
             Self::Skews => {

@@ -40,6 +40,7 @@ impl World<'_> {
         }
         for at in up.clone() {
             self.not_ahead(at).await?;
+            self.nothing_to_repair(at).await?;
         }
         up.shuffle(&mut self.random);
         let mut held = Vec::new();
@@ -106,6 +107,18 @@ impl World<'_> {
     /// What a device holds follows from the changes that it has; unless it is in the midst of a snapshot.
     fn agrees(&self, held: &Held) -> Result<(), Violation> {
         if held.sample.is_ahead { Ok(()) } else { agrees_so_far(held, &self.reference) }
+    }
+
+    /// No device found records that silently differ from another one's: nothing here damages them.
+    async fn nothing_to_repair(&self, at: usize) -> Result<(), Violation> {
+        let node = &self.devices[at].node;
+        match node.peer().status().await.map(|status| status.counters.records_differing) {
+            Ok(0) | Err(_) => Ok(()),
+            Ok(records) => {
+                let detail = format!("{} found {records} records that differ silently", node.name());
+                Err(Violation::new("silence", detail))
+            }
+        }
     }
 
     async fn sound(&self, at: usize) -> Result<(), Violation> {
@@ -253,6 +266,7 @@ impl World<'_> {
         let (members, mut first) = (self.members(), None::<Held>);
         for at in members.clone() {
             self.sound(at).await?;
+            self.nothing_to_repair(at).await?;
             let node = self.devices[at].node.clone();
             let Some(held) = Held::take(&node).await else {
                 return Err(Violation::new("liveness", format!("{} cannot be read", node.name())));
