@@ -85,8 +85,8 @@ pub enum CommitError {
         /// Which record.
         record: RecordId,
     },
-    /// The record was deleted so long ago that its fields are gone.
-    #[error("{model} {record} was deleted so long ago that nothing of it is left to restore")]
+    /// The record was deleted, and its fields are not here: purged long after the delete, or never known.
+    #[error("{model} {record} was deleted, and nothing of it is left here to restore")]
     Purged {
         /// The model's name.
         model: String,

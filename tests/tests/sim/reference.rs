@@ -76,7 +76,7 @@ fn history(seed: u64) {
             let node = nodes.choose(&mut random).unwrap();
             let writes = (0..random.random_range(1..4)).map(|_| write(&records, &mut random)).collect();
             match node.try_commit(writes).await {
-                Ok(_) | Err(CommitError::Deleted { .. }) => {}
+                Ok(_) | Err(CommitError::Deleted { .. } | CommitError::Purged { .. }) => {}
                 Err(error) => panic!("{}: {error}", node.name()),
             }
             collect(node, &mut reference).await;
