@@ -166,7 +166,9 @@ impl Comparison {
                 let version = page.watermarks.get(Stream::state(owner));
                 if !self.members.contains(&owner) {
                     // Who left in the middle of a rewrite left rows at some that others, equally far, did not get.
-                    let rows: Vec<_> = found.iter().filter_map(|d| rows.get(&d.record).cloned()).collect();
+                    // No row of it can be newer than its stream here and there.
+                    let theirs = found.iter().filter_map(|difference| rows.get(&difference.record));
+                    let rows: Vec<_> = theirs.filter(|row| row.version <= version).cloned().collect();
                     compared.repairs.extend((!rows.is_empty()).then_some(Repair::Left { owner, version, rows }));
                 } else if owner == self.peer && !found.is_empty() {
                     let gone = |record| StateRow { version, model, record, fields: None };

@@ -216,3 +216,28 @@ fn remove_file(path: &Path) -> Result<(), StartError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_folded_so_that_it_is_whole_without_its_log_and_not_while_somebody_reads_an_older_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("library.sqlite");
+        let mut c = open_writer(&file).unwrap();
+        let keep = |c: &mut _, value: &[u8]| ledger::keep(c, &Note::Setting("last", value.to_vec())).unwrap();
+        keep(&mut c, b"first");
+        let mut reader = open_writer(&file).unwrap();
+        crate::store::sql::run(&mut reader, "BEGIN").unwrap();
+        assert_eq!(ledger::setting(&mut reader, "last").unwrap().as_deref(), Some(&b"first"[..]));
+        keep(&mut c, b"second");
+        assert!(fold(&file).is_err());
+        crate::store::sql::run(&mut reader, "ROLLBACK").unwrap();
+        fold(&file).unwrap();
+        let alone = dir.path().join("alone.sqlite");
+        std::fs::copy(&file, &alone).unwrap();
+        let mut alone = open_writer(&alone).unwrap();
+        assert_eq!(ledger::setting(&mut alone, "last").unwrap().as_deref(), Some(&b"second"[..]));
+    }
+}

@@ -129,7 +129,8 @@ impl Roster {
             }
         }
         if self.paused {
-            return;
+            // Whoever was too busy to be told is told all the same.
+            return self.arm(ctx);
         }
         let new: Vec<DeviceKey> = self
             .connected

@@ -15,24 +15,26 @@ use crate::transactions::StoreError;
 use super::{Effects, Engine};
 
 impl Engine {
-    /// Joins what a peer of the same point has, takes rows over from their owner, or unites those of one that has left. Says how many records changed.
+    /// Joins what a peer of the same point has, takes rows over from their owner, or unites those of one that has left.
+    /// Says how many records changed.
     pub(crate) async fn mend(&mut self, repair: Repair, effects: &mut Effects) -> Result<u64, StoreError> {
         let before = effects.changed.len();
         match repair {
             Repair::Shared(items) => self.join_items(items, effects).await?,
-            Repair::Left { owner, version, rows } => {
-                if owner != self.device && self.marks.get(Stream::state(owner)) == version {
-                    self.remote_rows(owner, rows, effects).await?;
-                }
+            Repair::Left { owner, version, rows } if self.is_still_at(owner, version) => {
+                self.remote_rows(owner, rows, effects).await?;
             }
-            Repair::Owned { owner, version, rows } => {
-                // Rows of another version are not what the owner has now, nor what we should have.
-                if owner != self.device && self.marks.get(Stream::state(owner)) == version {
-                    self.replace_rows(owner, rows, effects).await?;
-                }
+            Repair::Owned { owner, version, rows } if self.is_still_at(owner, version) => {
+                self.replace_rows(owner, rows, effects).await?;
             }
+            Repair::Left { .. } | Repair::Owned { .. } => {}
         }
         Ok((effects.changed.len() - before) as u64)
+    }
+
+    /// Whether rows that were read at a version of their owner's stream are what we should have now.
+    fn is_still_at(&self, owner: DeviceId, version: u64) -> bool {
+        owner != self.device && self.marks.get(Stream::state(owner)) == version
     }
 
     /// Lets go of what is left of records that were deleted long ago. Says how many.

@@ -105,7 +105,7 @@ pub(super) struct World<'a> {
     pub(super) doubts: Vec<Doubt>,
     /// Whether the network is apart, for the record of rare states.
     pub(super) apart: bool,
-    /// The device that joins, and how often logs had been pruned when it began.
+    /// The device that joins, what its inviter had when it began, and how often logs had been pruned by then.
     pub(super) joiner: Option<(usize, Watermarks, u64)>,
 }
 
