@@ -363,8 +363,9 @@ impl Handler<Advanced> for Heartbeats {
     type Result = ();
 
     fn handle(&mut self, news: Advanced, ctx: &mut Self::Context) {
-        if self.durable != news.durable {
-            self.durable = if planted::is(Bug::AckBeforeFlush) { news.applied } else { news.durable };
+        let acked = if planted::is(Bug::AckBeforeFlush) { news.applied } else { news.durable };
+        if self.durable != acked {
+            self.durable = acked;
             self.changed(ctx);
         }
     }

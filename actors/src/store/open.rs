@@ -14,8 +14,11 @@ const BUSY_MS: u32 = 5_000;
 /// The write-ahead log is folded into the file after this many 4 KiB pages: 16 MiB, four backfill transactions.
 const CHECKPOINT_PAGES: u32 = 4_000;
 
-/// Page cache per connection in KiB: more made no difference with time-ordered ids.
-const CACHE_KIB: u32 = 16 * 1024;
+/// Page cache of the connection that writes, in KiB: more made no difference with time-ordered ids.
+const WRITER_CACHE_KIB: u32 = 16 * 1024;
+
+/// Page cache of a connection that reads, in KiB: pages and digests are read in order, and each page of the file once.
+const READER_CACHE_KIB: u32 = 2 * 1024;
 
 /// Why the library's file could not be opened. It was left as it was.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -35,7 +38,7 @@ pub enum OpenError {
 /// Opens the one write connection, making and migrating the file as needed.
 pub(crate) fn open_writer(path: &Path) -> Result<SqliteConnection, OpenError> {
     let mut connection = connect(path)?;
-    configure(&mut connection, path)?;
+    configure(&mut connection, path, WRITER_CACHE_KIB)?;
     starling_migrations::migrate(&mut connection).map_err(|error| match error {
         MigrationError::Failed(message) if is_corruption(&message) => OpenError::Corrupt(path.to_owned(), message),
         other => OpenError::Migration(path.to_owned(), other.to_string()),
@@ -46,7 +49,7 @@ pub(crate) fn open_writer(path: &Path) -> Result<SqliteConnection, OpenError> {
 /// Opens a connection that only reads.
 pub(crate) fn open_reader(path: &Path) -> Result<SqliteConnection, OpenError> {
     let mut connection = connect(path)?;
-    configure(&mut connection, path)?;
+    configure(&mut connection, path, READER_CACHE_KIB)?;
     sql::run(&mut connection, "PRAGMA query_only = ON").map_err(|e| failed(path, &e.to_string()))?;
     Ok(connection)
 }
@@ -58,10 +61,10 @@ fn connect(path: &Path) -> Result<SqliteConnection, OpenError> {
     SqliteConnection::establish(name).map_err(|e| failed(path, &e.to_string()))
 }
 
-fn configure(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
+fn configure(connection: &mut SqliteConnection, path: &Path, cache_kib: u32) -> Result<(), OpenError> {
     let pragmas = format!(
         "PRAGMA busy_timeout = {BUSY_MS}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-         PRAGMA foreign_keys = OFF; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{CACHE_KIB}; \
+         PRAGMA foreign_keys = OFF; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{cache_kib}; \
          PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"
     );
     sql::run(connection, &pragmas).map_err(|e| failed(path, &e.to_string()))

@@ -44,12 +44,13 @@ pub fn log_is_whole(held: &Held) -> Result<(), Violation> {
 }
 
 /// A row as a line of the dump has it.
-struct Row<'a> {
-    version: u64,
+pub(super) struct Row<'a> {
+    pub(super) version: u64,
     line: &'a str,
 }
 
-fn rows(held: &Held, owner: DeviceId) -> BTreeMap<(String, String), Row<'_>> {
+/// The rows of an owner, by model and id.
+pub(super) fn rows(held: &Held, owner: DeviceId) -> BTreeMap<(String, String), Row<'_>> {
     let owner = owner.to_string();
     let parsed = held.owned.iter().filter(|line| line.contains(&owner)).filter_map(|line| {
         let json: Json = serde_json::from_str(line).ok()?;
@@ -140,6 +141,7 @@ mod tests {
             shared: Vec::new(),
             membership: Vec::new(),
             log: log.iter().map(entry).collect(),
+            deleted: Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ mod pruning;
 mod quiet;
 mod sample;
 mod stamps;
+mod tombstones;
 mod violation;
 mod watermarks;
 
@@ -21,7 +22,8 @@ pub use integrity::{damage, intact};
 pub use promises::kept_promises;
 pub use pruning::PruneCheck;
 pub use quiet::unrest;
-pub use sample::{Held, Sample};
+pub use sample::{Deleted, Held, Sample};
 pub use stamps::{StampCheck, not_dragged};
+pub use tombstones::TombstoneCheck;
 pub use violation::Violation;
 pub use watermarks::WatermarkCheck;

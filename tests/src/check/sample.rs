@@ -9,7 +9,7 @@ use starling_schema::change::SharedChange;
 use starling_schema::codec;
 use starling_schema::ids::{DeviceId, LibraryId, RecordId};
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
-use starling_schema::tables::{dead_letter, log, parked, parked_item, setting, statement, stream};
+use starling_schema::tables::{dead_letter, log, parked, parked_item, setting, statement, stream, tombstone};
 use starling_schema::wire::UNPACKED_BYTES_MAX;
 
 use crate::sim::Node;
@@ -27,6 +27,8 @@ pub struct Sample {
     pub floors: Watermarks,
     /// Its own log entries after the number that was asked for.
     pub wrote: Vec<SharedChange>,
+    /// What it deleted of its own rows after the number that was asked for, as far as it is not pruned.
+    pub deleted: Vec<Deleted>,
     /// The membership statements that it holds, by name.
     pub statements: Vec<Vec<u8>>,
     /// How many log entries and snapshot items are parked.
@@ -49,6 +51,7 @@ impl Sample {
             marks: marks.iter().copied().collect(),
             floors: Watermarks::new(),
             wrote: Vec::new(),
+            deleted: Vec::new(),
             statements: Vec::new(),
             parked: 0,
             incomplete: BTreeSet::new(),
@@ -57,10 +60,16 @@ impl Sample {
         }
     }
 
-    /// Looks into a running device. None when it is too busy or stopping.
-    pub async fn take(node: &Node, after: u64) -> Option<Self> {
+    /// Looks into a running device, at what it wrote after `after` and deleted after `deleted_after`. None when it is
+    /// too busy or stopping.
+    pub async fn take(node: &Node, after: u64, deleted_after: u64) -> Option<Self> {
         let (device, library) = (node.id(), node.peer().library());
-        node.peer().query(move |c| Ok(read(c, device, library, after)?)).await.ok()
+        let read = move |c: &mut SqliteConnection| {
+            let mut sample = read(c, device, library, after)?;
+            sample.deleted = deleted(c, Some((device, deleted_after)))?;
+            Ok(sample)
+        };
+        node.peer().query(read).await.ok()
     }
 }
 
@@ -87,6 +96,7 @@ fn read(c: &mut SqliteConnection, device: DeviceId, library: LibraryId, after: u
         marks,
         floors,
         wrote: decoded(&wrote),
+        deleted: Vec::new(),
         statements: statement::table.select(statement::id).order(statement::id).load(c)?,
         parked: entries + incomplete.len() as u64,
         incomplete: incomplete.into_iter().collect(),
@@ -95,8 +105,30 @@ fn read(c: &mut SqliteConnection, device: DeviceId, library: LibraryId, after: u
     })
 }
 
+/// The tombstones of this owner after a number, or all.
+fn deleted(c: &mut SqliteConnection, owner: Option<(DeviceId, u64)>) -> QueryResult<Vec<Deleted>> {
+    let all = tombstone::table.select((tombstone::id, tombstone::version));
+    let rows: Vec<(RecordId, i64)> = match owner {
+        None => all.load(c)?,
+        Some((owner, after)) => {
+            let after = i64::try_from(after).unwrap_or(i64::MAX);
+            all.filter(tombstone::owner.eq(owner).and(tombstone::version.gt(after))).load(c)?
+        }
+    };
+    Ok(rows.into_iter().map(|(id, version)| Deleted { id, version: version.unsigned_abs() }).collect())
+}
+
 fn decoded(entries: &[Vec<u8>]) -> Vec<SharedChange> {
     entries.iter().filter_map(|entry| codec::decode::<_, UNPACKED_BYTES_MAX>(entry).ok()).collect()
+}
+
+/// A tombstone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Deleted {
+    /// Of which row.
+    pub id: RecordId,
+    /// Its number in the owner's stream.
+    pub version: u64,
 }
 
 /// Everything that a device holds, with how far it is, read in one transaction.
@@ -116,6 +148,8 @@ pub struct Held {
     pub membership: Vec<String>,
     /// Every entry of its log.
     pub log: Vec<SharedChange>,
+    /// Every tombstone of device-owned rows.
+    pub deleted: Vec<Deleted>,
 }
 
 impl Held {
@@ -136,7 +170,8 @@ impl Held {
                 lines.push(line.to_owned());
             })?;
             let entries: Vec<Vec<u8>> = log::table.order((log::origin, log::seq)).select(log::entry).load(c)?;
-            Ok::<_, QueryError>(Self { device, name, sample, owned, shared, membership, log: decoded(&entries) })
+            let (log, deleted) = (decoded(&entries), deleted(c, None)?);
+            Ok::<_, QueryError>(Self { device, name, sample, owned, shared, membership, log, deleted })
         };
         node.peer().query(read).await.ok()
     }

@@ -34,6 +34,12 @@ const CRASH_POINTS: [Point; 22] = [
     Point::Parked,
 ];
 
+/// How long connections hang, in milliseconds: a send is given up after six times without an answer, about 4 minutes.
+const HANG_MS: std::ops::Range<u64> = 200_000..600_000;
+
+/// How long before its connections are well again somebody restarts at most, in milliseconds.
+const DIES_BEFORE_MS_MAX: u64 = 120_000;
+
 /// A kind of trouble, which a run has or has not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub enum FaultKind {
@@ -69,11 +75,13 @@ pub enum FaultKind {
     OlderCopies,
     /// Broadcasts are not carried for a while.
     Silence,
+    /// The connections of a device look alive and carry nothing, for longer than a send is tried again.
+    Hangs,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::BadLinks,
         Self::OneWayCuts,
         Self::Partitions,
@@ -90,12 +98,14 @@ impl FaultKind {
         Self::Removals,
         Self::OlderCopies,
         Self::Silence,
+        Self::Hangs,
     ];
 
-    /// A random set: from hardly any to nearly all, so that rare combinations occur undisturbed by the rest.
+    /// A random set: from hardly any to nearly all, so that rare combinations occur undisturbed by the rest. Hangs are
+    /// drawn apart: they are long, and hide much.
     pub(super) fn some(random: &mut ChaCha8Rng) -> BTreeSet<Self> {
         let share = *[0.1, 0.3, 0.3, 0.5, 0.8].choose(random).unwrap_or(&0.5);
-        Self::ALL.into_iter().filter(|_| random.random_bool(share)).collect()
+        Self::ALL.into_iter().filter(|kind| *kind != Self::Hangs && random.random_bool(share)).collect()
     }
 }
 
@@ -122,6 +132,10 @@ pub enum Fault {
     Partition(Vec<usize>),
     /// A cable is pulled.
     Unplug(usize),
+    /// The connections of a device carry nothing from now on.
+    Hang(usize),
+    /// They carry something again.
+    Wake(usize),
     /// Every cut, partition and cable is mended.
     Heal,
     /// Broadcasts are carried, or not.
@@ -217,6 +231,8 @@ impl fmt::Display for Fault {
                 )
             }
             Self::Unplug(node) => write!(f, "{} unplugged", name(*node)),
+            Self::Hang(node) => write!(f, "the connections of {} hang", name(*node)),
+            Self::Wake(node) => write!(f, "the connections of {} hang no more", name(*node)),
             Self::Heal => f.write_str("links mended"),
             Self::Gossip(on) => write!(f, "gossip {}", if *on { "on" } else { "off" }),
             Self::Kill { node, down_ms } => write!(f, "{} killed, back after {down_ms} ms", name(*node)),
@@ -277,7 +293,7 @@ impl FaultKind {
     /// How often it happens at most in one run.
     fn often(self) -> usize {
         match self {
-            Self::LongAbsences | Self::Removals => 1,
+            Self::LongAbsences | Self::Removals | Self::Hangs => 1,
             Self::Joins | Self::OlderCopies | Self::Silence | Self::Skews => 2,
             Self::Flapping | Self::Disks => 4,
             Self::BadLinks | Self::Jumps | Self::Restarts | Self::PowerCuts | Self::Kills => 6,
@@ -298,7 +314,7 @@ impl FaultKind {
         let (while_ms, down_ms) = (a_while_ms(random), a_while_ms(random) / 2);
         let whom = (node, other);
         match self {
-            Self::BadLinks | Self::OneWayCuts | Self::Partitions | Self::Flapping | Self::Silence => {
+            Self::BadLinks | Self::OneWayCuts | Self::Partitions | Self::Flapping | Self::Silence | Self::Hangs => {
                 self.draw_on_links(nodes, whom, (at_ms, while_ms), random, events);
             }
             _ => self.draw_on_devices(whom, (at_ms, while_ms, down_ms), random, events),
@@ -337,6 +353,14 @@ impl FaultKind {
                     events.push((moment_ms, Fault::Heal));
                     moment_ms += random.random_range(100..5_000);
                 }
+            }
+            Self::Hangs => {
+                let woken_ms = at_ms + random.random_range(HANG_MS);
+                events.push((at_ms, Fault::Hang(node)));
+                // What was given up is known after a restart, too.
+                let dies_ms = woken_ms - random.random_range(0..DIES_BEFORE_MS_MAX);
+                events.push((dies_ms, Fault::Kill { node: other, down_ms: random.random_range(100..5_000) }));
+                events.push((woken_ms, Fault::Wake(node)));
             }
             Self::Silence => {
                 events.push((at_ms, Fault::Gossip(false)));

@@ -50,6 +50,7 @@ impl World<'_> {
         for (_, one) in &held {
             self.whole(one)?;
             self.agrees(one)?;
+            self.knows_deletes(one)?;
         }
         if let [(_, one), (_, two)] = held.as_slice() {
             state_is_whole(one, two)?;
@@ -140,6 +141,7 @@ impl World<'_> {
         self.apart = false;
         self.conditions(move |conditions: &mut Conditions| {
             conditions.heal();
+            conditions.hung.clear();
             if is_parted {
                 conditions.unlinked.clear();
             }
@@ -276,6 +278,7 @@ impl World<'_> {
             kept_promises(&held.sample, &promised)?;
             self.whole(&held)?;
             agrees_so_far(&held, &self.reference)?;
+            self.knows_deletes(&held)?;
             let conflicts = node.conflicts().await;
             conflicts_agree(node.name(), &conflicts, &self.applied(&held), node.latest_wall_ms())?;
             trace.update(held.hash().as_bytes());

@@ -23,6 +23,9 @@ const BREATH_MS_MAX: u64 = 4_000;
 /// Commits in one burst.
 const BURST_COMMITS: usize = 40;
 
+/// How many runs have connections that hang.
+const HANGS: f64 = 0.2;
+
 /// How large runs are.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
@@ -145,9 +148,13 @@ impl Plan {
         plan.work(size, &mut random);
         let end_ms = size.hours.max(1) * HOUR_MS;
         let busy: Vec<u64> = plan.steps.iter().map(|step| step.at_ms).collect();
-        for (at_ms, fault) in faults::schedule(&plan.kinds, nodes, &busy, end_ms, &mut random) {
-            plan.steps.push(Step { at_ms, what: What::Fault(fault) });
+        let mut faults = faults::schedule(&plan.kinds, nodes, &busy, end_ms, &mut random);
+        if random.random_bool(HANGS) {
+            let hangs = BTreeSet::from([FaultKind::Hangs]);
+            faults.extend(faults::schedule(&hangs, nodes, &busy, end_ms, &mut random));
+            plan.kinds.extend(hangs);
         }
+        plan.steps.extend(faults.into_iter().map(|(at_ms, fault)| Step { at_ms, what: What::Fault(fault) }));
         plan.steps.sort_by_key(|step| step.at_ms);
         plan
     }

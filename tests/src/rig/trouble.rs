@@ -50,6 +50,18 @@ impl World<'_> {
                 })
                 .await;
             }
+            Fault::Hang(node) => {
+                self.conditions(move |conditions| {
+                    conditions.hung.insert(node);
+                })
+                .await;
+            }
+            Fault::Wake(node) => {
+                self.conditions(move |conditions| {
+                    conditions.hung.remove(&node);
+                })
+                .await;
+            }
             Fault::Heal => {
                 self.apart = false;
                 self.conditions(Conditions::heal).await;

@@ -19,7 +19,10 @@ use super::injector::Interference;
 use super::plan::Plan;
 use super::sometimes::Sometimes;
 use super::workload::Things;
-use crate::check::{AckedCheck, PruneCheck, Sample, StampCheck, Violation, WatermarkCheck, kept_promises, not_dragged};
+use crate::check::{
+    AckedCheck, Held, PruneCheck, Sample, StampCheck, TombstoneCheck, Violation, WatermarkCheck, kept_promises,
+    not_dragged,
+};
 use crate::reference::Reference;
 use crate::sim::{Backup, Cluster, Node};
 
@@ -92,6 +95,7 @@ pub(super) struct World<'a> {
     pub(super) acked: AckedCheck,
     pub(super) stamps: StampCheck,
     pub(super) pruning: PruneCheck,
+    pub(super) tombstones: TombstoneCheck,
     pub(super) sometimes: Sometimes,
     pub(super) history: History,
     pub(super) commits: usize,
@@ -125,6 +129,7 @@ impl<'a> World<'a> {
             acked: AckedCheck::default(),
             stamps: StampCheck::default(),
             pruning: PruneCheck::default(),
+            tombstones: TombstoneCheck::default(),
             sometimes: Sometimes::default(),
             history: History::default(),
             commits: 0,
@@ -230,7 +235,8 @@ impl<'a> World<'a> {
             return Ok(None);
         }
         let node = self.devices[at].node.clone();
-        let Some(sample) = Sample::take(&node, self.reference.head(node.id())).await else { return Ok(None) };
+        let after = (self.reference.head(node.id()), self.tombstones.last(node.id()));
+        let Some(sample) = Sample::take(&node, after.0, after.1).await else { return Ok(None) };
         if self.devices[at].interference.is_dead() {
             return Ok(None);
         }
@@ -241,11 +247,18 @@ impl<'a> World<'a> {
         let applied = before.filter(|before| before.incomplete.is_empty()).map(|before| &before.marks);
         self.stamps.wrote(&sample.wrote, applied)?;
         not_dragged(&sample.wrote, node.latest_wall_ms())?;
+        self.tombstones.look(&sample);
         self.watermarks.look(&sample)?;
         self.judge_what_it_said(at, &sample).await?;
         self.sometimes.sampled(&sample, self.apart);
         self.follow_joiner(at, &sample);
         Ok(Some(sample))
+    }
+
+    /// A device has, or may lack, every delete that it is past.
+    pub(super) fn knows_deletes(&self, held: &Held) -> Result<(), Violation> {
+        let owners: Vec<_> = self.members().iter().filter_map(|at| self.devices[*at].id).map(|(_, id)| id).collect();
+        self.tombstones.judge(held, &owners)
     }
 
     /// How often logs were pruned.

@@ -38,6 +38,8 @@ pub struct Conditions {
     pub unlinked: BTreeSet<(NodeNo, NodeNo)>,
     /// Nodes whose cable is pulled.
     pub down: BTreeSet<NodeNo>,
+    /// Nodes whose connections hang: they look alive and carry nothing. Healing does not wake them.
+    pub hung: BTreeSet<NodeNo>,
     /// Nodes whose process was killed: they say nothing more. Healing does not bring them back.
     pub dead: BTreeSet<NodeNo>,
     /// Nodes that just died: what is under way arrives, and nothing more is taken from them.
@@ -57,6 +59,7 @@ impl Default for Conditions {
             cuts: BTreeSet::new(),
             unlinked: BTreeSet::new(),
             down: BTreeSet::new(),
+            hung: BTreeSet::new(),
             dead: BTreeSet::new(),
             mute: BTreeSet::new(),
             gossip: true,
@@ -69,6 +72,10 @@ impl Conditions {
     /// Whether anything that `from` sends can reach `to`.
     #[must_use]
     pub fn passes(&self, from: NodeNo, to: NodeNo) -> bool {
+        self.looks_open(from, to) && !self.hung.contains(&from) && !self.hung.contains(&to)
+    }
+
+    fn looks_open(&self, from: NodeNo, to: NodeNo) -> bool {
         let group = |node: NodeNo| self.groups.iter().position(|group| group.contains(&node));
         let apart = matches!((group(from), group(to)), (Some(a), Some(b)) if a != b);
         let unlinked = self.unlinked.contains(&(from.min(to), from.max(to)));
@@ -76,10 +83,10 @@ impl Conditions {
         !(apart || unlinked || down || self.cuts.contains(&(from, to)))
     }
 
-    /// Whether two nodes can talk: each hears the other.
+    /// Whether two nodes can connect: each hears the other, or seems to.
     #[must_use]
     pub fn connects(&self, a: NodeNo, b: NodeNo) -> bool {
-        self.passes(a, b) && self.passes(b, a)
+        self.looks_open(a, b) && self.looks_open(b, a)
     }
 
     /// What the link from one node to another does.
@@ -121,6 +128,15 @@ mod tests {
         conditions.heal();
         assert!(conditions.connects(0, 1) && conditions.connects(1, 2));
         assert!(!conditions.connects(0, 2));
+    }
+
+    #[test]
+    fn what_hangs_looks_connected_and_carries_nothing_and_healing_does_not_wake_it() {
+        let mut conditions = Conditions::default();
+        conditions.hung.insert(1);
+        conditions.heal();
+        assert!(conditions.connects(0, 1) && conditions.connects(1, 2));
+        assert!(!conditions.passes(0, 1) && !conditions.passes(1, 0) && conditions.passes(0, 2));
     }
 
     #[test]
