@@ -26,7 +26,7 @@ impl Engine {
         }
         self.environment.edge(Point::AfterBegin).map_err(StoreError::from)?;
         self.run("SAVEPOINT one")?;
-        let (marks, batches) = (self.marks.clone(), effects.committed.len());
+        let (marks, batches, records) = (self.marks.clone(), effects.committed.len(), effects.changed.len());
         match self.local_writes(writes, effects).await {
             Ok(receipt) => {
                 self.run("RELEASE one")?;
@@ -36,6 +36,7 @@ impl Engine {
             Err(error) => {
                 self.marks = marks;
                 effects.committed.truncate(batches);
+                effects.changed.truncate(records);
                 if !planted::is(Bug::RefusedCommitLeavesRows) {
                     self.run("ROLLBACK TO one")?;
                 }

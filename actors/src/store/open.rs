@@ -15,7 +15,7 @@ const BUSY_MS: u32 = 5_000;
 const CHECKPOINT_PAGES: u32 = 4_000;
 
 /// Page cache of the connection that writes, in KiB: more made no difference with time-ordered ids.
-const WRITER_CACHE_KIB: u32 = 16 * 1024;
+const WRITER_CACHE_KIB: u32 = 4 * 1024;
 
 /// Page cache of a connection that reads, in KiB: pages and digests are read in order, and each page of the file once.
 const READER_CACHE_KIB: u32 = 2 * 1024;

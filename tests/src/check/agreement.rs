@@ -106,7 +106,7 @@ mod tests {
     fn held(through: u64, shared: Vec<String>) -> Held {
         let sample = Sample::of(A, &[(Stream::shared(A), through)]);
         let (owned, membership, log) = (Vec::new(), Vec::new(), Vec::new());
-        Held { device: A, name: "a".to_owned(), sample, owned, shared, membership, log }
+        Held { device: A, name: "a".to_owned(), sample, owned, shared, membership, log, deleted: Vec::new() }
     }
 
     #[test]
