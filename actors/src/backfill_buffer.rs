@@ -104,7 +104,7 @@ impl BackfillBuffer {
         }
         let is_complete = self.backfill.missing() == 0;
         self.was_complete |= !self.sessions.is_empty() && is_complete;
-        if !is_complete {
+        if !is_complete || self.backfill.holds() {
             self.next_look.within((Timer::RePull, LOOK_AGAIN_MS), &self.environment, ctx, Self::work);
         }
     }

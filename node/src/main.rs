@@ -11,6 +11,7 @@ mod error;
 mod indexer;
 mod indexing;
 mod library;
+mod names;
 mod output;
 mod progress;
 mod signals;
@@ -34,6 +35,10 @@ use crate::signals::Signals;
 // features that any of them asks for, so a release is built without the tests: `cargo build --release`.
 #[cfg(not(debug_assertions))]
 const _: () = assert!(!starling::rig::RIGGED, "a release is built without the package starling-tests");
+
+/// Gives memory back after a burst, where the system's own keeps a dozen threads' worth of the most there ever was.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();

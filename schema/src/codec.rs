@@ -1,7 +1,10 @@
 //! The one place that turns values into bytes and back: bincode, bounded both ways, nothing left over.
 
+use std::cell::RefCell;
+
 use bincode::config::{Configuration, LittleEndian, Varint};
 use bincode::{Decode, Encode};
+use zstd::bulk::{Compressor, Decompressor};
 
 /// Why bytes and values could not be turned into one another. Nothing was kept.
 #[derive(Debug, thiserror::Error)]
@@ -56,12 +59,21 @@ pub fn decode<T: Decode<()>, const BYTES_MAX: usize>(bytes: &[u8]) -> Result<T, 
 /// How hard to compress: level 1 packs entry rows to 40 % at several hundred MB/s.
 const ZSTD_LEVEL: i32 = 1;
 
+thread_local! {
+    /// Making a context costs more than packing a small message with it.
+    static PACKING: RefCell<(Option<Compressor<'static>>, Option<Decompressor<'static>>)> = const { RefCell::new((None, None)) };
+}
+
 /// Compresses a frame.
 ///
 /// # Errors
 /// When zstd runs out of memory.
 pub fn compress(bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
-    zstd::bulk::compress(bytes, ZSTD_LEVEL).map_err(|e| CodecError::Compression(e.to_string()))
+    let packed = PACKING.with_borrow_mut(|(compressor, _)| match compressor {
+        Some(compressor) => compressor.compress(bytes),
+        none => none.insert(Compressor::new(ZSTD_LEVEL)?).compress(bytes),
+    });
+    packed.map_err(|e| CodecError::Compression(e.to_string()))
 }
 
 /// Inflates a frame into at most `bytes_max` bytes, whatever size the frame claims.
@@ -69,17 +81,11 @@ pub fn compress(bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// When it is broken or larger than that.
 pub fn decompress(bytes: &[u8], bytes_max: usize) -> Result<Vec<u8>, CodecError> {
-    use std::io::Read;
-
-    let broken = |e: std::io::Error| CodecError::Compression(e.to_string());
-    let mut decoder = zstd::stream::read::Decoder::new(bytes).map_err(broken)?;
-    let mut unpacked = Vec::with_capacity(bytes.len().saturating_mul(3).min(bytes_max));
-    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
-    decoder.by_ref().take(limit).read_to_end(&mut unpacked).map_err(broken)?;
-    if unpacked.len() > bytes_max {
-        return Err(CodecError::Compression(format!("it is larger than {bytes_max} bytes unpacked")));
-    }
-    Ok(unpacked)
+    let unpacked = PACKING.with_borrow_mut(|(_, decompressor)| match decompressor {
+        Some(decompressor) => decompressor.decompress(bytes, bytes_max),
+        none => none.insert(Decompressor::new()?).decompress(bytes, bytes_max),
+    });
+    unpacked.map_err(|e| CodecError::Compression(e.to_string()))
 }
 
 #[cfg(test)]

@@ -18,4 +18,5 @@ pub mod process;
 pub mod processes;
 pub mod reference;
 pub mod rig;
+pub mod scale;
 pub mod sim;

@@ -32,6 +32,10 @@ const REST_MS_MAX: u64 = 30_000;
 /// The most streams of which a peer's word is remembered: two for every statement that a library can hold.
 pub const STREAMS_MAX: usize = 8_192;
 
+/// How long what waits behind a gap is kept while nobody who is connected can fill it: several times what an offer that
+/// was passed on takes to be followed by the heartbeat of whoever has the rest.
+pub const HOPELESS_MS: u64 = 30_000;
+
 /// How long a stream waits that has as much parked as may be.
 const FULL_MS: u64 = 60_000;
 
@@ -120,6 +124,8 @@ pub struct Backfill {
     held: BTreeMap<Stream, BTreeMap<u64, Held>>,
     held_bytes: usize,
     held_bytes_max: usize,
+    /// Since when nobody who is connected could fill the gap before what is held of a stream.
+    hopeless: BTreeMap<Stream, u64>,
     refused: u64,
     fetching: BTreeMap<Stream, DeviceId>,
     /// What is being applied: up to which number, and how clean its server was.
@@ -141,6 +147,7 @@ impl Backfill {
             held: BTreeMap::new(),
             held_bytes: 0,
             held_bytes_max: HELD_BYTES_MAX,
+            hopeless: BTreeMap::new(),
             refused: 0,
             fetching: BTreeMap::new(),
             applying: BTreeMap::new(),
@@ -222,12 +229,19 @@ impl Backfill {
         }
     }
 
-    /// A peer is gone: what it was asked for is asked elsewhere. What waits behind a gap that nobody who is left can fill
-    /// is dropped; it comes again with what fills the gap.
+    /// A peer is gone: what it was asked for is asked elsewhere.
     pub fn peer_gone(&mut self, peer: DeviceId) {
         self.peers.remove(&peer);
         self.fetching.retain(|_, at| *at != peer);
         self.snapshots.gone(peer);
+    }
+
+    /// Drops what waits behind a gap that nobody who is connected could fill for [`HOPELESS_MS`]; it comes again with
+    /// what fills the gap, if anybody has that.
+    fn drop_hopeless(&mut self, now_ms: u64) {
+        if self.held.is_empty() {
+            return self.hopeless.clear();
+        }
         let wanted = self.wanted();
         let is_hopeless = |stream: &Stream| {
             let (kept, first) = (self.kept(*stream), self.held.get(stream).and_then(|held| held.keys().next()));
@@ -235,9 +249,14 @@ impl Backfill {
                 && !wanted.contains_key(stream)
                 && !self.applying.contains_key(stream)
         };
-        let hopeless: Vec<Stream> = self.held.keys().copied().filter(is_hopeless).collect();
+        let hopeless: BTreeSet<Stream> = self.held.keys().copied().filter(is_hopeless).collect();
+        self.hopeless.retain(|stream, _| hopeless.contains(stream));
         for stream in hopeless {
-            self.release(stream);
+            let since_ms = *self.hopeless.entry(stream).or_insert(now_ms);
+            if now_ms.saturating_sub(since_ms) >= HOPELESS_MS {
+                self.hopeless.remove(&stream);
+                self.release(stream);
+            }
         }
     }
 
@@ -390,9 +409,16 @@ impl Backfill {
         self.held.values().flat_map(BTreeMap::values).map(|held| held.batch.items.len() as u64).sum()
     }
 
+    /// Whether anything waits for its turn: then [`Backfill::steps`] is to be called again soon.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// What to do now.
     pub fn steps(&mut self, now_ms: u64) -> Vec<Step> {
         self.waiting.retain(|_, until_ms| *until_ms > now_ms);
+        self.drop_hopeless(now_ms);
         let mut steps = Vec::new();
         self.apply_next(&mut steps);
         self.snapshot_next(now_ms, &mut steps);

@@ -295,14 +295,20 @@ fn a_page_that_is_next_in_its_turn_finds_room_whatever_waits() {
 }
 
 #[test]
-fn what_waits_behind_a_gap_that_nobody_who_is_left_can_fill_is_dropped() {
+fn what_waits_behind_a_gap_that_nobody_can_fill_for_half_a_minute_is_dropped() {
     let mut backfill = with_peer(1, 6);
     backfill.offer(device(1), batch(5, 6));
     backfill.peer_marks(device(2), &Watermarks::from_iter([(stream(), 4)]));
     backfill.peer_gone(device(1));
+    backfill.steps(0);
+    backfill.steps(HOPELESS_MS);
     assert_eq!(backfill.held(), 1, "another can fill a part of the gap");
     backfill.peer_gone(device(2));
-    assert_eq!(backfill.held(), 0);
+    backfill.steps(HOPELESS_MS + 1);
+    backfill.steps(2 * HOPELESS_MS);
+    assert!(backfill.holds(), "whoever has the rest may be about to say so");
+    backfill.steps(2 * HOPELESS_MS + 1);
+    assert_eq!((backfill.held(), backfill.holds()), (0, false));
     backfill.peer_marks(device(1), &Watermarks::from_iter([(stream(), 6)]));
     assert_eq!(backfill.steps(0), [fetch(1, 0)]);
 }

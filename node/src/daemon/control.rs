@@ -91,7 +91,13 @@ fn routes(config: &mut web::ServiceConfig) {
         Ok(Locations { locations })
     });
     answer(config, remove_location);
-    answer(config, async |node: Node, call: FindCall| read(&node.peer, move |c| find::find(c, &call)).await);
+    answer(config, async |node: Node, call: FindCall| {
+        let among = match &call.query {
+            Some(query) => node.names.candidates(query).await,
+            None => None,
+        };
+        read(&node.peer, move |c| find::find(c, &call, among.as_deref())).await
+    });
     answer(config, async |node: Node, call: ShowCall| {
         let here = node.peer.device();
         read(&node.peer, move |c| show::show(c, here, &call.target)).await

@@ -20,6 +20,7 @@ use crate::arguments::Up;
 use crate::data_directory::DataDirectory;
 use crate::error::{CliError, ErrorKind};
 use crate::indexing::Indexing;
+use crate::names::Names;
 use crate::output::Output;
 use crate::progress::Reporter;
 use crate::signals::Signals;
@@ -34,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) peer: PeerHandle,
     /// Its indexer.
     pub(crate) indexing: Indexing,
+    /// The index of the names of all entries.
+    pub(crate) names: Names,
     /// Where it keeps its data.
     pub(crate) data: PathBuf,
 }
@@ -87,6 +90,7 @@ async fn live(up: Up, data: DataDirectory, output: Output) -> Result<(), CliErro
         if let Some(page) = page {
             page.stop().await;
         }
+        node.names.stop();
         node.indexing.stop().await;
         peer.stop().await;
     })
@@ -110,7 +114,8 @@ async fn start(
         }
     }
     let indexing = Indexing::start(peer, data.path()).await?;
-    let node = Node { peer: peer.clone(), indexing, data: data.path().to_owned() };
+    let names = Names::start(peer, data.path());
+    let node = Node { peer: peer.clone(), indexing, names, data: data.path().to_owned() };
     let control = Control::start(node.clone(), data)?;
     let page = page_address.map(|address| Page::start(peer.clone(), address)).transpose()?;
     Ok((node, control, page))

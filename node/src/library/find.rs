@@ -58,9 +58,14 @@ enum Bind {
     Int(i64),
 }
 
-/// The entries that a search asks for, in the order of their names.
-pub(crate) fn find(c: &mut SqliteConnection, call: &FindCall) -> Result<Entries, CliError> {
-    let conditions = conditions(c, call)?;
+/// The entries that a search asks for, in the order of their names; among these row numbers, where an index knows that
+/// all that match are among them.
+pub(crate) fn find(c: &mut SqliteConnection, call: &FindCall, among: Option<&[i64]>) -> Result<Entries, CliError> {
+    let mut conditions = conditions(c, call)?;
+    if let Some(rows) = among {
+        conditions.sql.push("rowid IN (SELECT value FROM json_each(?))");
+        conditions.binds.push(Bind::Text(serde_json::Value::from(rows).to_string()));
+    }
     let limit = usize::try_from(call.limit).unwrap_or(usize::MAX);
     let mut hits = search(c, conditions, call.query.as_deref(), limit.saturating_add(1))?;
     let more = hits.len() > limit;
@@ -261,7 +266,7 @@ mod tests {
     }
 
     fn names(c: &mut SqliteConnection, call: &FindCall) -> Vec<String> {
-        find(c, call).unwrap().entries.into_iter().map(|entry| entry.name).collect()
+        find(c, call, None).unwrap().entries.into_iter().map(|entry| entry.name).collect()
     }
 
     fn named_like(c: &mut SqliteConnection, query: &str) -> Vec<String> {
@@ -306,8 +311,11 @@ mod tests {
     #[test]
     fn rows_name_path_device_and_location() {
         let c = &mut library();
-        let found =
-            find(c, &FindCall { query: Some("plain".to_owned()), device: Some("desktop".to_owned()), ..everything() });
+        let found = find(
+            c,
+            &FindCall { query: Some("plain".to_owned()), device: Some("desktop".to_owned()), ..everything() },
+            None,
+        );
         let [row] = &found.unwrap().entries[..] else { panic!("not one row") };
         assert_eq!(
             (row.path.as_str(), row.device.as_str(), row.location.as_str()),
@@ -325,10 +333,10 @@ mod tests {
         fixture::assign(c, id(6, 2), id(5, 1), id(3, 1), false);
         fixture::assign(c, id(6, 3), id(5, 2), id(3, 0), true);
         fixture::assign(c, id(6, 4), id(5, 1), id(99, 99), true);
-        let red = find(c, &FindCall { tag: Some("red".to_owned()), ..everything() }).unwrap().entries;
+        let red = find(c, &FindCall { tag: Some("red".to_owned()), ..everything() }, None).unwrap().entries;
         assert_eq!(red.len(), 1);
         assert_eq!((red[0].name.as_str(), &red[0].tags[..]), ("100%.txt", &["red".to_owned()][..]));
-        let gone = find(c, &FindCall { tag: Some("gone".to_owned()), ..everything() }).unwrap_err();
+        let gone = find(c, &FindCall { tag: Some("gone".to_owned()), ..everything() }, None).unwrap_err();
         assert_eq!(gone.kind, ErrorKind::NotFound);
     }
 
@@ -375,8 +383,8 @@ mod tests {
         );
         assert_eq!(names(c, &FindCall { favorite: true, ..everything() }), ["under_score"]);
         assert_eq!(names(c, &FindCall { kind: Some(1), ..everything() }), ["files", "files"]);
-        let two = find(c, &FindCall { limit: 2, ..everything() }).unwrap();
+        let two = find(c, &FindCall { limit: 2, ..everything() }, None).unwrap();
         assert_eq!((two.entries.len(), two.more), (2, true));
-        assert!(!find(c, &everything()).unwrap().more);
+        assert!(!find(c, &everything(), None).unwrap().more);
     }
 }

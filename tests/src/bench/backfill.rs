@@ -6,6 +6,7 @@ use starling_schema::ids::DeviceId;
 use super::Options;
 use super::peer_process::{Filled, Invited, Order, PeerProcess, Received};
 use super::report::{Measured, per_second, rounded};
+use super::rows::Kind;
 use super::{reference, rows};
 
 /// Rows a second that must be reached on two cores.
@@ -17,14 +18,17 @@ const RECEIVER_MIB_MAX: f64 = 200.0;
 pub(super) async fn run(options: Options) -> anyhow::Result<Measured> {
     let (count, place) = (options.rows, tempfile::tempdir()?);
     let mut sender = PeerProcess::start(&place.path().join("sender"), "sender").await?;
-    let filled: Filled = sender.ask(&Order::Fill { rows: count }).await?;
+    let filled: Filled = sender.ask(&Order::Fill { rows: count, kind: Kind::Entries }).await?;
     let Invited { ticket } = sender.ask(&Order::Invite).await?;
     let mut receiver = PeerProcess::start(&place.path().join("receiver"), "receiver").await?;
-    let took: Received = receiver.ask(&Order::Receive { ticket, rows: count }).await?;
+    let receive = Order::Receive { ticket: Some(ticket), rows: count, kind: Kind::Entries };
+    let took: Received = receiver.ask(&receive).await?;
     let (sender_mib, receiver_mib) = (sender.peak_rss_mib()?, receiver.peak_rss_mib()?);
     receiver.end().await?;
     sender.end().await?;
     let reference_seconds = insert_the_same(count, place.path())?;
+    let size_mib = database_mib(&place.path().join("receiver"))?;
+    let reference_mib = database_mib(&place.path().join(reference::FOLDER))?;
     let rate = per_second(count, took.all_rows);
     #[expect(clippy::cast_precision_loss, reason = "counts of rows and their bytes are far below 2^52")]
     let wire_bytes_per_row = took.bytes_in as f64 / count as f64;
@@ -40,6 +44,9 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Measured> {
         extra: vec![
             ("rows_per_second", json!(rate)),
             ("sender_rss_mib", json!(rounded(sender_mib))),
+            ("database_mib", json!(rounded(size_mib))),
+            ("reference_database_mib", json!(rounded(reference_mib))),
+            ("size_ratio", json!(rounded(size_mib / reference_mib))),
             ("fill_seconds", json!(rounded(filled.seconds))),
             ("join_seconds", json!(rounded(took.join))),
             ("connected_seconds", json!(rounded(took.connected))),
@@ -47,6 +54,18 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Measured> {
             ("first_to_last_row_seconds", json!(rounded(took.all_rows - took.first_row))),
         ],
     })
+}
+
+/// What the databases of a folder take, in MiB.
+fn database_mib(folder: &std::path::Path) -> anyhow::Result<f64> {
+    let mut kib = 0;
+    for file in std::fs::read_dir(folder)? {
+        let file = file?;
+        if file.file_name().to_string_lossy().contains(".sqlite") {
+            kib += file.metadata()?.len() / 1_024;
+        }
+    }
+    Ok(f64::from(u32::try_from(kib)?) / 1_024.0)
 }
 
 /// The raw insert of the rows that were sent.

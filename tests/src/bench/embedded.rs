@@ -11,6 +11,7 @@ use starling::{NetworkChoice, PeerHandle, PeerOptions, Registry, canonical};
 use starling_schema::ids::DeviceId;
 use starling_schema::stream::Stream;
 
+use super::rows::Kind;
 use super::stopwatch::Deadline;
 
 /// How long a ticket is good for: the benchmark is over by then.
@@ -77,11 +78,11 @@ pub(super) async fn watermark(peer: &PeerHandle, stream: Stream) -> anyhow::Resu
     Ok(found.map_or(0, |it| u64::try_from(it.n).unwrap_or(0)))
 }
 
-/// How many entries the peer holds. `quick` asks for the last row number instead, which is the same while nothing
-/// is deleted.
-pub(super) async fn entries(peer: &PeerHandle, quick: bool) -> anyhow::Result<usize> {
-    let question =
-        if quick { "SELECT coalesce(max(rowid), 0) AS n FROM entry" } else { "SELECT count(*) AS n FROM entry" };
+/// How many records of a kind the peer holds. `quick` asks for the last row number instead, which is the same while
+/// nothing is deleted.
+pub(super) async fn count(peer: &PeerHandle, kind: Kind, quick: bool) -> anyhow::Result<usize> {
+    let what = if quick { "coalesce(max(rowid), 0)" } else { "count(*)" };
+    let question = format!("SELECT {what} AS n FROM {}", kind.table());
     let found = peer.query(move |c| Ok(diesel::sql_query(question).get_result::<Number>(c)?)).await?;
-    usize::try_from(found.n).map_err(|_| anyhow!("{} entries", found.n))
+    usize::try_from(found.n).map_err(|_| anyhow!("{} records", found.n))
 }

@@ -69,7 +69,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Measured> {
 }
 
 /// The program to measure.
-fn starling(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+pub(super) fn starling(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     let beside = std::env::current_exe()?.with_file_name("starling");
     let program = given.unwrap_or(beside);
     ensure!(program.is_file(), "{} is missing: build it, or name it with --starling", program.display());
@@ -90,7 +90,7 @@ fn make_files(folder: &Path, count: usize) -> anyhow::Result<()> {
 }
 
 /// Starts the peer and waits for its `ready` line.
-async fn up(program: &Path, data: &Path) -> anyhow::Result<Child> {
+pub(super) async fn up(program: &Path, data: &Path) -> anyhow::Result<Child> {
     let mut command = Command::new(program);
     command.arg("--data").arg(data).args(["--json", "up", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);

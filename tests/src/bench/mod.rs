@@ -3,10 +3,13 @@
 //! Each measures its reference in the same run, so that a figure means the same on every machine.
 
 mod backfill;
+mod catchup;
 mod commit;
 mod embedded;
 mod fanout;
+mod idle;
 mod index;
+mod large;
 mod offline;
 mod peer_process;
 mod reference;
@@ -72,12 +75,30 @@ struct Bench {
     run: fn(Options) -> LocalBoxFuture<'static, anyhow::Result<Measured>>,
 }
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 11] = [
     Bench {
         name: "backfill",
         about: "a fresh device receives N entries from another process",
         rows: 100_000,
         run: |options| Box::pin(backfill::run(options)),
+    },
+    Bench {
+        name: "log",
+        about: "a device that was away receives N shared changes from another process, by the log",
+        rows: 200_000,
+        run: |options| Box::pin(catchup::by_log(options)),
+    },
+    Bench {
+        name: "snapshot",
+        about: "a fresh device receives N shared records from another process, by a snapshot",
+        rows: 200_000,
+        run: |options| Box::pin(catchup::by_snapshot(options)),
+    },
+    Bench {
+        name: "neighbour",
+        about: "N commits on one device, ten a second, until each is visible on the only other one",
+        rows: 200,
+        run: |options| Box::pin(fanout::neighbour(options)),
     },
     Bench {
         name: "fanout",
@@ -96,6 +117,24 @@ const BENCHES: [Bench; 5] = [
         about: "a folder of N small files is added, and looked at again",
         rows: 100_000,
         run: |options| Box::pin(index::run(options)),
+    },
+    Bench {
+        name: "idle",
+        about: "a device with N entries and --peers neighbours, while nothing happens",
+        rows: 1_000_000,
+        run: |options| Box::pin(idle::run(options)),
+    },
+    Bench {
+        name: "start",
+        about: "a device with N entries starts",
+        rows: 1_000_000,
+        run: |options| Box::pin(large::start(options)),
+    },
+    Bench {
+        name: "find",
+        about: "a part of a name is looked for among N entries",
+        rows: 1_000_000,
+        run: |options| Box::pin(large::find(options)),
     },
     Bench {
         name: "commit",

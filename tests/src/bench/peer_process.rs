@@ -3,28 +3,27 @@
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use starling::{EventKind, PeerHandle};
-use starling_schema::model::Syncable;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::embedded;
-use super::rows;
+use super::rows::Kind;
 use super::stopwatch::{Deadline, now, seconds_since};
-
-/// Rows of one commit: as the indexer makes them.
-const ROWS_PER_COMMIT: usize = 4_000;
 
 /// Orders that wait: the driver gives one at a time.
 const ORDERS_MAX: usize = 4;
 
 /// How long anything that a process is asked may take.
 const ANSWER_WITHIN: Duration = Duration::from_mins(5);
+
+/// How often it is looked whether a log is empty.
+const PRUNE_LOOK: Duration = Duration::from_millis(20);
 
 /// How long a process may take to end.
 const END_WITHIN: Duration = Duration::from_secs(10);
@@ -43,12 +42,16 @@ pub struct PeerArguments {
 /// What a process can be asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// Make so many entries.
-    Fill { rows: usize },
+    /// Make so many records.
+    Fill { rows: usize, kind: Kind },
+    /// Wait until the log is empty.
+    Prune,
     /// Make a ticket.
     Invite,
-    /// Join by the ticket and wait until so many entries are visible.
-    Receive { ticket: String, rows: usize },
+    /// Join by the ticket, if there is one, and wait until so many records are visible.
+    Receive { ticket: Option<String>, rows: usize, kind: Kind },
+    /// Wait until so many members are connected and nothing is lacking.
+    Settle { online: usize },
 }
 
 /// What filling took.
@@ -57,22 +60,34 @@ pub(super) struct Filled {
     pub(super) seconds: f64,
 }
 
+/// The log is empty.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Pruned {
+    pub(super) seconds: f64,
+}
+
+/// All are connected.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Settled {
+    pub(super) online: usize,
+}
+
 /// A ticket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Invited {
     pub(super) ticket: String,
 }
 
-/// What receiving took, in seconds.
+/// What receiving took, in seconds: from the end of joining, or from the start of a peer that is a member already.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Received {
     /// From the start of joining to its end.
     pub(super) join: f64,
-    /// From the end of joining to the first connection.
+    /// To the first connection.
     pub(super) connected: f64,
-    /// From the end of joining to the first row.
+    /// To the first row.
     pub(super) first_row: f64,
-    /// From the end of joining to the last row.
+    /// To the last row.
     pub(super) all_rows: f64,
     /// What came over the network, in bytes.
     pub(super) bytes_in: u64,
@@ -93,12 +108,20 @@ pub fn serve_peer(arguments: &PeerArguments) -> anyhow::Result<()> {
     });
     actix::System::new().block_on(async {
         let peer = embedded::start(&arguments.data, &arguments.name).await?;
+        let started = now();
         say(&serde_json::json!({ "ready": true }))?;
         while let Some(line) = inbox.recv().await {
             match serde_json::from_str(&line)? {
-                Order::Fill { rows } => say(&fill(&peer, rows).await?)?,
+                Order::Fill { rows, kind } => say(&fill(&peer, rows, kind).await?)?,
+                Order::Prune => say(&prune(&peer).await?)?,
                 Order::Invite => say(&Invited { ticket: embedded::ticket(&peer).await? })?,
-                Order::Receive { ticket, rows } => say(&receive(&peer, &ticket, rows).await?)?,
+                Order::Receive { ticket, rows, kind } => {
+                    say(&receive(&peer, started, ticket.as_deref(), rows, kind).await?)?;
+                }
+                Order::Settle { online } => {
+                    embedded::settle(std::slice::from_ref(&peer), online, ANSWER_WITHIN).await?;
+                    say(&Settled { online })?;
+                }
             }
         }
         peer.stop().await;
@@ -112,21 +135,38 @@ fn say(answer: &impl Serialize) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-async fn fill(peer: &PeerHandle, count: usize) -> anyhow::Result<Filled> {
+async fn fill(peer: &PeerHandle, count: usize, kind: Kind) -> anyhow::Result<Filled> {
     let start = now();
     let indexes: Vec<usize> = (0..count).collect();
-    for chunk in indexes.chunks(ROWS_PER_COMMIT) {
+    for chunk in indexes.chunks(kind.rows_per_commit()) {
         let ids = peer.environment().new_ids(chunk.len());
-        let writes = chunk.iter().zip(ids).map(|(index, id)| rows::entry(*index, id).put()).collect();
-        peer.commit(writes).await?;
+        peer.commit(chunk.iter().zip(ids).map(|(index, id)| kind.put(*index, id)).collect()).await?;
     }
     Ok(Filled { seconds: seconds_since(start) })
 }
 
-async fn receive(peer: &PeerHandle, ticket: &str, count: usize) -> anyhow::Result<Received> {
-    let start = now();
-    peer.join(ticket, false).await?;
-    let (join, joined) = (seconds_since(start), now());
+async fn prune(peer: &PeerHandle) -> anyhow::Result<Pruned> {
+    let (start, deadline) = (now(), Deadline::within(ANSWER_WITHIN));
+    while peer.status().await?.log.entries > 0 {
+        deadline.check("pruning")?;
+        tokio::time::sleep(PRUNE_LOOK).await;
+    }
+    Ok(Pruned { seconds: seconds_since(start) })
+}
+
+async fn receive(
+    peer: &PeerHandle,
+    started: Instant,
+    ticket: Option<&str>,
+    count: usize,
+    kind: Kind,
+) -> anyhow::Result<Received> {
+    let (mut join, mut joined) = (0.0, started);
+    if let Some(ticket) = ticket {
+        let start = now();
+        peer.join(ticket, false).await?;
+        (join, joined) = (seconds_since(start), now());
+    }
     let watched = peer.clone();
     let connected = actix::spawn(async move {
         let mut cursor = 0;
@@ -141,11 +181,11 @@ async fn receive(peer: &PeerHandle, ticket: &str, count: usize) -> anyhow::Resul
     let deadline = Deadline::within(ANSWER_WITHIN);
     let mut first_row = None;
     loop {
-        let here = embedded::entries(peer, true).await?;
+        let here = embedded::count(peer, kind, true).await?;
         if here > 0 {
             first_row.get_or_insert_with(|| seconds_since(joined));
         }
-        if here >= count && embedded::entries(peer, false).await? >= count {
+        if here >= count && embedded::count(peer, kind, false).await? >= count {
             break;
         }
         deadline.check("receiving")?;
@@ -193,9 +233,14 @@ impl PeerProcess {
         Ok(serde_json::from_str(&line)?)
     }
 
+    /// Its number.
+    pub(super) fn id(&self) -> anyhow::Result<u32> {
+        self.child.id().context("the process has ended")
+    }
+
     /// The most memory that it ever held, in MiB.
     pub(super) fn peak_rss_mib(&self) -> anyhow::Result<f64> {
-        peak_rss_mib(self.child.id().context("the process has ended")?)
+        peak_rss_mib(self.id()?)
     }
 
     /// Closes its input and waits until it has ended.
@@ -211,8 +256,17 @@ impl PeerProcess {
 
 /// The most memory that a process ever held, in MiB.
 pub(super) fn peak_rss_mib(pid: u32) -> anyhow::Result<f64> {
+    mib(pid, "VmHWM:")
+}
+
+/// The memory that a process holds now, in MiB.
+pub(super) fn rss_mib(pid: u32) -> anyhow::Result<f64> {
+    mib(pid, "VmRSS:")
+}
+
+fn mib(pid: u32, key: &str) -> anyhow::Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).context("no such line")?;
     let kib: u32 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(f64::from(kib) / 1024.0)
 }

@@ -13,6 +13,9 @@ use starling_schema::models::Entry;
 
 use super::stopwatch::{now, seconds_since};
 
+/// Where the database of a reference lies.
+pub(super) const FOLDER: &str = "reference";
+
 /// Rows of one transaction of the raw insert.
 const ROWS_PER_TRANSACTION: usize = 10_000;
 
@@ -37,6 +40,7 @@ diesel::table! {
 diesel::table! {
     tag (id) {
         id -> Binary,
+        name -> Nullable<Text>,
         description -> Nullable<Text>,
         stamps -> Binary,
         alive -> Bool,
@@ -44,7 +48,10 @@ diesel::table! {
 }
 
 /// A new database with the tables, indexes and pragmas of a peer's.
-fn database(path: &Path, synchronous: &str) -> anyhow::Result<SqliteConnection> {
+fn database(place: &Path, synchronous: &str) -> anyhow::Result<SqliteConnection> {
+    let folder = place.join(FOLDER);
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join("reference.sqlite");
     let mut connection = SqliteConnection::establish(path.to_str().context("a path that is not UTF-8")?)?;
     connection.batch_execute(&format!(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous}; PRAGMA temp_store = MEMORY; \
@@ -56,7 +63,7 @@ fn database(path: &Path, synchronous: &str) -> anyhow::Result<SqliteConnection> 
 
 /// Seconds to insert the rows by a prepared statement in transactions of 10,000.
 pub(super) fn insert_entries(place: &Path, owner: DeviceId, rows: &[Entry]) -> anyhow::Result<f64> {
-    let mut connection = database(&place.join("reference.sqlite"), "NORMAL")?;
+    let mut connection = database(place, "NORMAL")?;
     let start = now();
     let mut version = 0_i64;
     for chunk in rows.chunks(ROWS_PER_TRANSACTION) {
@@ -89,6 +96,28 @@ fn insert_entry(c: &mut SqliteConnection, owner: DeviceId, version: i64, row: &E
     diesel::insert_into(entry::table).values(values).execute(c).map(|_| ())
 }
 
+/// Seconds to insert so many tags by a prepared statement in transactions of 10,000.
+pub(super) fn insert_tags(place: &Path, count: usize) -> anyhow::Result<f64> {
+    let mut connection = database(place, "NORMAL")?;
+    let ids = starling::environment::Environment::system().new_ids(count);
+    let start = now();
+    for chunk in ids.chunks(ROWS_PER_TRANSACTION) {
+        connection.transaction(|c| chunk.iter().enumerate().try_for_each(|(index, id)| insert_tag(c, *id, index)))?;
+    }
+    Ok(seconds_since(start))
+}
+
+fn insert_tag(c: &mut SqliteConnection, id: RecordId, index: usize) -> QueryResult<()> {
+    let values = (
+        tag::id.eq(id),
+        tag::name.eq(format!("tag {index}")),
+        tag::description.eq(index.to_string()),
+        tag::stamps.eq(vec![0_u8; 60]),
+        tag::alive.eq(true),
+    );
+    diesel::insert_into(tag::table).values(values).execute(c).map(|_| ())
+}
+
 /// Seconds to change one field of the rows `turns`, all of them among `ids`, in durable transactions of
 /// `per_transaction`.
 pub(super) fn update_tags(
@@ -97,7 +126,7 @@ pub(super) fn update_tags(
     turns: &[RecordId],
     per_transaction: usize,
 ) -> anyhow::Result<f64> {
-    let mut connection = database(&place.join("reference.sqlite"), "FULL")?;
+    let mut connection = database(place, "FULL")?;
     connection.transaction(|c| {
         ids.iter().try_for_each(|id| {
             let values =

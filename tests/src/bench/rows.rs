@@ -1,6 +1,9 @@
 //! The rows that benchmarks store: entries as the indexer makes them, and tags.
 
+use serde::{Deserialize, Serialize};
+use starling_schema::change::Write;
 use starling_schema::ids::RecordId;
+use starling_schema::model::Syncable;
 use starling_schema::models::{Entry, EntryKind, Tag};
 
 /// Files of one directory.
@@ -8,6 +11,41 @@ const FILES_PER_DIRECTORY: usize = 100;
 
 /// A time in 2025, in milliseconds since 1970.
 const SOME_TIME_MS: i64 = 1_750_000_000_000;
+
+/// Which records a process makes and counts.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) enum Kind {
+    /// Files, which their device owns.
+    Entries,
+    /// Tags, which all devices share.
+    Tags,
+}
+
+impl Kind {
+    /// Records of one commit: as the indexer makes them, and as an import of tags would.
+    pub(super) fn rows_per_commit(self) -> usize {
+        match self {
+            Self::Entries => 4_000,
+            Self::Tags => 1_000,
+        }
+    }
+
+    /// The table that holds them.
+    pub(super) fn table(self) -> &'static str {
+        match self {
+            Self::Entries => "entry",
+            Self::Tags => "tag",
+        }
+    }
+
+    /// The write that makes the `index`th.
+    pub(super) fn put(self, index: usize, id: RecordId) -> Write {
+        match self {
+            Self::Entries => entry(index, id).put(),
+            Self::Tags => tag(id, &index.to_string()).put(),
+        }
+    }
+}
 
 /// The `index`th file of a folder. No two are alike, and the same `index` always gives the same fields.
 pub(super) fn entry(index: usize, id: RecordId) -> Entry {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use starling_tests::{bench, mutants, power_cuts, processes, rig};
+use starling_tests::{bench, mutants, power_cuts, processes, rig, scale};
 
 /// Puts Starling under load and measures it.
 #[derive(Debug, Parser)]
@@ -29,6 +29,8 @@ enum Command {
     Processes(processes::Arguments),
     /// Fail the power under a real peer at many moments, and see whether anything acknowledged is gone
     PowerCuts(power_cuts::Arguments),
+    /// Reckon what gossip and heartbeats cost in libraries of many members
+    Scale(scale::Arguments),
     /// A peer that a benchmark drives through its standard input
     #[command(hide = true)]
     BenchPeer(bench::PeerArguments),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Mutants(arguments) => mutants::run(&arguments, cli.json),
         Command::Processes(arguments) => processes::run(&arguments, cli.json),
         Command::PowerCuts(arguments) => power_cuts::run(&arguments, cli.json),
+        Command::Scale(arguments) => scale::run(&arguments, cli.json),
         Command::BenchPeer(arguments) => bench::serve_peer(&arguments),
     };
     match done {

@@ -10,6 +10,10 @@ const RIGHT: f64 = 16.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 44.0;
 
+/// How a drawing looks that lies in no page.
+const FILE_STYLE: &str = "text{font:12px sans-serif;fill:#444}.grid{stroke:#ddd}.axis{stroke:#888}\
+    .line{fill:none;stroke-width:2}.c0{stroke:#1b6ca8}.c1{stroke:#c4472b}.c2{stroke:#3d8b40}";
+
 /// Points of one kind.
 #[derive(Clone, Debug)]
 pub(crate) struct Series {
@@ -72,6 +76,27 @@ impl Chart {
         }
         out.push_str("</svg>");
         out
+    }
+
+    /// The drawing as a file of its own, with its legend.
+    pub(crate) fn file(&self) -> String {
+        let mut legend = String::new();
+        for (at, series) in (0_u8..).zip(&self.series) {
+            let y = TOP + 14.0 + 16.0 * f64::from(at);
+            let (class, name, from, to) = (series.class, escaped(&series.name), LEFT + 12.0, LEFT + 36.0);
+            push(
+                &mut legend,
+                format_args!(
+                    "<polyline class=\"line {class}\" points=\"{from},{y} {to},{y}\"/><text x=\"{}\" y=\"{}\">{name}</text>",
+                    to + 6.0,
+                    y + 4.0
+                ),
+            );
+        }
+        let drawing = self.svg().replacen("<svg ", "<svg xmlns=\"http://www.w3.org/2000/svg\" ", 1);
+        let style =
+            format!("</title><style>{FILE_STYLE}</style><rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>");
+        drawing.replacen("</title>", &style, 1).replacen("</svg>", &format!("{legend}</svg>"), 1)
     }
 
     fn draw(&self, out: &mut String, series: &Series) {

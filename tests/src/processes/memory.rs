@@ -8,6 +8,9 @@ use serde_json::{Value as Json, json};
 /// A life that is shorter says nothing about growth.
 const LIFE_MIN: Duration = Duration::from_secs(10);
 
+/// Caches of gossip last a minute, those of databases fill with the first some thousand writes.
+const LONG_LIFE_MIN: Duration = Duration::from_secs(180);
+
 /// All that was seen, by device and process.
 #[derive(Debug, Default)]
 pub(crate) struct Memory(BTreeMap<(usize, u32), Vec<(Duration, f64)>>);
@@ -30,12 +33,28 @@ impl Memory {
         self.lives().filter_map(|(device, life)| Growth::of(life).map(|growth| growth.json(device))).collect()
     }
 
+    /// How much those that lived for minutes grew by the minute in the second half of their lives, the median of them:
+    /// by then all that is bounded is full.
+    pub(crate) fn late_growth(&self) -> Option<f64> {
+        let late = |life: &[(Duration, f64)]| {
+            let ((first, _), (last, at_the_end_mib)) = (*life.first()?, *life.last()?);
+            let lived = last.saturating_sub(first);
+            let (half_at, at_half_mib) = *life.iter().find(|(at, _)| *at >= first + lived / 2)?;
+            let minutes = last.saturating_sub(half_at).as_secs_f64() / 60.0;
+            (lived >= LONG_LIFE_MIN).then_some((at_the_end_mib - at_half_mib) / minutes)
+        };
+        median(self.lives().filter_map(|(_, life)| late(life)).collect())
+    }
+
     /// How much the long lives grew by the minute, the median of them.
     pub(crate) fn median_growth(&self) -> Option<f64> {
-        let mut all: Vec<f64> = self.lives().filter_map(|(_, life)| Some(Growth::of(life)?.mib_per_minute)).collect();
-        all.sort_by(f64::total_cmp);
-        all.get(all.len() / 2).copied()
+        median(self.lives().filter_map(|(_, life)| Some(Growth::of(life)?.mib_per_minute)).collect())
     }
+}
+
+fn median(mut all: Vec<f64>) -> Option<f64> {
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied()
 }
 
 /// What became of one process' memory.
@@ -96,5 +115,19 @@ mod tests {
         };
         assert_eq!(growth, expected);
         assert_eq!(Growth::of(&life[..5]), None);
+    }
+
+    #[test]
+    fn late_growth_is_that_of_the_second_half_of_lives_of_minutes() {
+        let grows_for = |seconds: u32, until: u32| -> Vec<(Duration, f64)> {
+            (0..=seconds).map(|s| (Duration::from_secs(s.into()), f64::from(s.min(until)))).collect()
+        };
+        let mut memory = Memory::default();
+        memory.0.insert((0, 1), grows_for(100, 100));
+        assert_eq!(memory.late_growth(), None);
+        memory.0.insert((0, 2), grows_for(200, 100));
+        assert_eq!(memory.late_growth(), Some(0.0));
+        memory.0.insert((0, 3), grows_for(240, 240));
+        assert_eq!(memory.late_growth(), Some(60.0));
     }
 }

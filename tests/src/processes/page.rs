@@ -105,7 +105,7 @@ pub(crate) fn of(report: &Report, outcome: &Outcome) -> String {
 
 fn tiles(outcome: &Outcome) -> String {
     let shown = |value: Option<f64>, unit: &str| value.map_or("-".to_owned(), |value| format!("{value:.1} {unit}"));
-    let growth = outcome.more["mib_per_minute"].as_f64();
+    let growth = outcome.more["late_mib_per_minute"].as_f64();
     let tiles = [
         tile(&outcome.acked.to_string(), "writes acknowledged", None),
         tile(&outcome.lost.to_string(), "of them lost", Some(outcome.lost == 0)),
@@ -114,7 +114,7 @@ fn tiles(outcome: &Outcome) -> String {
         tile(&shown(outcome.p50_ms, "ms"), "commit to others, median", None),
         tile(&shown(outcome.p99_ms, "ms"), "99th percentile, faults included", None),
         tile(&shown(outcome.more["calm_p99_ms"].as_f64(), "ms"), "99th percentile, calm", None),
-        tile(&shown(growth, "MiB/min"), "memory growth, median process", None),
+        tile(&shown(growth, "MiB/min"), "memory growth, late in long lives", None),
     ];
     format!("<div class=\"tiles\">{}</div>", tiles.concat())
 }

@@ -143,7 +143,8 @@ impl Report {
             "acked_per_second": rounded(per_second), "in_doubt": in_doubt, "refused": refused, "refusals": refusals,
             "samples": self.samples().len(), "unseen": self.run.lag.lock().unseen(self.arguments.nodes), "calm_p50_ms": percentile(&calm, 50.0).map(ms).map(rounded),
             "calm_p99_ms": percentile(&calm, 99.0).map(ms).map(rounded),
-            "mib_per_minute": self.run.memory.lock().median_growth().map(rounded), "notes": self.notes,
+            "mib_per_minute": self.run.memory.lock().median_growth().map(rounded),
+            "late_mib_per_minute": self.run.memory.lock().late_growth().map(rounded), "notes": self.notes,
         })
     }
 

@@ -331,3 +331,33 @@ fn a_session_that_ends_late_does_not_hide_the_new_one_with_the_same_member() {
         }
     });
 }
+
+#[test]
+fn what_waits_behind_a_gap_that_only_a_removed_device_could_fill_is_dropped() {
+    Cluster::run(427, async |cluster| {
+        let [a, b, c] = cluster.library(["a", "b", "c"]).await;
+        let chain = [b.number(), a.number(), c.number()];
+        cluster.network().change(move |conditions| conditions.line(&chain)).await;
+        cluster.pass(LATER).await;
+        // What b broadcasts first is lost; of the next a and c hear, and a cannot ask for what is before it.
+        cluster.cut(&b, &a).await;
+        cluster.cut(&a, &b).await;
+        b.add_tag("lost").await;
+        cluster.pass(Duration::from_millis(100)).await;
+        let heard = (b.number(), a.number());
+        cluster
+            .network()
+            .change(move |conditions| {
+                conditions.cuts.remove(&heard);
+            })
+            .await;
+        b.add_tag("heard").await;
+        cluster.pass(Duration::from_millis(100)).await;
+        assert_eq!((a.status().await.queues.buffered, c.status().await.queues.buffered), (1, 1));
+        b.kill().await;
+        a.peer().remove_device(b.id()).await.unwrap();
+        cluster.pass(Duration::from_mins(1)).await;
+        assert_eq!((a.status().await.queues.buffered, c.status().await.queues.buffered), (0, 0));
+        check::assert_equal(&[&a, &c]).await;
+    });
+}
