@@ -354,8 +354,9 @@ fn what_waits_behind_a_gap_that_only_a_removed_device_could_fill_is_dropped() {
         b.add_tag("heard").await;
         cluster.pass(Duration::from_millis(100)).await;
         assert_eq!((a.status().await.queues.buffered, c.status().await.queues.buffered), (1, 1));
+        let gone = b.id();
         b.kill().await;
-        a.peer().remove_device(b.id()).await.unwrap();
+        a.peer().remove_device(gone).await.unwrap();
         cluster.pass(Duration::from_mins(1)).await;
         assert_eq!((a.status().await.queues.buffered, c.status().await.queues.buffered), (0, 0));
         check::assert_equal(&[&a, &c]).await;
