@@ -19,6 +19,7 @@ use starling_schema::value::{FIELDS_MAX, Fields, VALUE_BYTES_MAX, Value};
 
 use crate::planted::{self, Bug};
 use crate::proto::merge;
+use crate::proto::purge::Remains;
 use crate::store::conflicts::list_conflicts;
 use crate::store::parked;
 use crate::store::remains;
@@ -66,6 +67,9 @@ impl Applier {
 
     /// What a program may write: known fields of the right kind, within the limits.
     fn check(&self, record: RecordId, fields: &Fields) -> Result<(), CommitError> {
+        if record == RecordId::MIN {
+            return Err(self.refuse(record, "an id of zeros only is no record's: pages begin after it"));
+        }
         if fields.len() > FIELDS_MAX {
             return Err(self.refuse(record, format!("{} fields are more than {FIELDS_MAX}", fields.len())));
         }
@@ -73,7 +77,7 @@ impl Applier {
             let Some(column) = self.spec.and_then(|spec| spec.column(field).copied()) else {
                 return Err(self.refuse(record, format!("there is no field {field}")));
             };
-            if !column.kind.holds(value) {
+            if !column.kind.holds(value) || matches!(value, Value::Real(real) if real.is_nan()) {
                 return Err(self.refuse(record, format!("{} cannot hold {value:?}", column.name)));
             }
             if value.len() > VALUE_BYTES_MAX {
@@ -329,10 +333,11 @@ impl Handler<ApplyItems> for Applier {
     }
 }
 
-/// Let go of the fields and losers of deleted records; those that are alive by now stay whole.
+/// Let go of the fields and losers of deleted records; those that are alive by now stay whole, and so do those that were
+/// restored and deleted again meanwhile.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<u64, StoreError>")]
-pub(crate) struct PurgeRecords(pub(crate) Vec<RecordId>);
+pub(crate) struct PurgeRecords(pub(crate) Vec<Remains>);
 
 impl Handler<PurgeRecords> for Applier {
     type Result = Result<u64, StoreError>;
@@ -340,11 +345,15 @@ impl Handler<PurgeRecords> for Applier {
     fn handle(&mut self, PurgeRecords(records): PurgeRecords, _: &mut Self::Context) -> Self::Result {
         let c = &mut *self.store.borrow_mut();
         let mut purged = 0;
-        for id in records {
+        for Remains { record: id, deleted_at_ms, .. } in records {
             let Some(mut record) = self.table.shared(c, id)?.filter(|record| !record.stamps.is_alive()) else {
                 remains::forget(c, self.model(), id)?;
                 continue;
             };
+            if record.stamps.deleted.as_ref().is_none_or(|deleted| deleted.hlc.wall_ms() != deleted_at_ms) {
+                remains::note(c, self.model(), id, &record)?;
+                continue;
+            }
             record.fields = Fields::new();
             record.stamps.fields.clear();
             self.table.put_shared(c, id, &record)?;

@@ -124,8 +124,9 @@ impl Auditor {
         }
     }
 
-    /// Remembers what differs in a range, and says what is new of it. Of rows whose owner has left that is no news: such
-    /// an owner may leave members with others of them.
+    /// Remembers what differs in a range, and says what is new of it. Of rows that neither of the two owns that is no
+    /// news: a page of rows leaves out those that its server knows to be written anew further on, so two who are equally
+    /// far by way of different pages rightly differ until they are further. Only their owner can tell.
     fn note(
         &mut self,
         links: &Links,
@@ -138,8 +139,14 @@ impl Auditor {
             |(whose, at, open): &Open| *whose == peer && *at == model && (range.0..=range.1).contains(&open.record);
         let before: BTreeSet<Open> = self.open.iter().filter(|open| is_here(open)).copied().collect();
         self.open.retain(|open| !before.contains(open));
+        // Who owns rows settles them with everybody, and who has left settles nothing.
+        self.open.retain(|(whose, at, open)| {
+            let settled = open.owner == Some(peer) && *at == model && (range.0..=range.1).contains(&open.record);
+            !settled && members.contains(whose) && open.owner.is_none_or(|owner| members.contains(&owner))
+        });
         let now: BTreeSet<Open> = found.iter().map(|difference| (peer, model, *difference)).collect();
-        let is_news = |difference: &Difference| difference.owner.is_none_or(|owner| members.contains(&owner));
+        let is_news =
+            |difference: &Difference| difference.owner.is_none_or(|owner| owner == peer || owner == links.device);
         let new = now.difference(&before).filter(|(_, _, difference)| is_news(difference));
         let new: Vec<RecordId> = new.map(|(_, _, difference)| difference.record).collect();
         let room = OPEN_MAX.saturating_sub(self.open.len());

@@ -14,6 +14,7 @@ use starling_schema::value::{Fields, Value};
 
 use crate::proto::merge;
 use crate::reader::QueryError;
+use crate::store::pages::Room;
 use crate::store::tables::Tables;
 use crate::store::{Registry, ledger};
 
@@ -112,7 +113,7 @@ fn chunk(
 ) -> Result<Vec<String>, QueryError> {
     let mut lines = Vec::new();
     if table.shared {
-        for item in table.shared_by_key(c, *last, CHUNK)? {
+        for item in table.shared_by_key(c, *last, Room { rows: CHUNK, bytes: usize::MAX })? {
             *last = item.record;
             lines.push(shared_line(spec, name, item.record, &item.state));
         }

@@ -83,6 +83,17 @@ pub(crate) struct Engine {
     sync: Sync,
     noted: HeadsFile,
     last_stamp: u64,
+    /// What was so when the open transaction began: that is so again when it fails, also where the disk gives no answer.
+    before: Option<Before>,
+}
+
+/// What is held in memory of the file.
+struct Before {
+    marks: Watermarks,
+    floors: Watermarks,
+    clean: Clean,
+    parked: BTreeMap<DeviceId, Parked>,
+    parked_items: parked::Items,
 }
 
 impl Engine {
@@ -123,7 +134,14 @@ impl Engine {
             sync: Sync::Full,
             last_stamp: last.max(noted.heads.clock),
             noted,
+            before: None,
         };
+        if engine.lacking() > 0 {
+            // An older copy is no authority on its own rows until it has caught up with itself.
+            let (state, shared) = (Stream::state(device), Stream::shared(device));
+            let noted = [(state, engine.noted.heads.state), (shared, engine.noted.heads.shared)];
+            ledger::note_ahead(&mut engine.store.borrow_mut(), &noted.into_iter().collect())?;
+        }
         let specs: Vec<_> = engine.tables.registry.iter().copied().collect();
         for spec in specs {
             engine.applier(spec.id, spec.ownership.is_shared());
@@ -163,6 +181,13 @@ impl Engine {
             self.sync = sync;
         }
         self.environment.edge(Point::BeforeBegin)?;
+        self.before = Some(Before {
+            marks: self.marks.clone(),
+            floors: self.floors.clone(),
+            clean: self.clean.clone(),
+            parked: self.parked.clone(),
+            parked_items: self.parked_items.clone(),
+        });
         self.run("BEGIN IMMEDIATE")
     }
 
@@ -170,6 +195,7 @@ impl Engine {
     pub(crate) fn commit(&mut self) -> Result<(), StoreError> {
         let committed = self.environment.edge(Point::BeforeCommit).map_err(StoreError::from);
         committed.and_then(|()| self.run("COMMIT")).inspect_err(|_| self.rollback())?;
+        self.before = None;
         self.environment.reach(if self.sync == Sync::Full { Point::AfterCommit } else { Point::AfterApply });
         let heads = Heads { clock: self.last_stamp, ..self.heads() };
         if self.lacking() == 0
@@ -197,7 +223,7 @@ impl Engine {
         noted.state.saturating_sub(here.state) + noted.shared.saturating_sub(here.shared)
     }
 
-    /// Takes the transaction back and reads again what the file says.
+    /// Takes the transaction back, and with it what it had changed in memory.
     pub(crate) fn rollback(&mut self) {
         if let Err(error) = self.run("ROLLBACK") {
             tracing::debug!(%error, "nothing to roll back");
@@ -205,18 +231,9 @@ impl Engine {
         if planted::is(Bug::RollbackKeepsMarks) {
             return;
         }
-        let c = &mut *self.store.borrow_mut();
-        match ledger::streams(c) {
-            Ok((marks, floors)) => (self.marks, self.floors) = (marks, floors),
-            Err(error) => tracing::error!(%error, "the watermarks cannot be read again"),
-        }
-        match (ledger::clean(c), parked::streams(c), parked::items(c)) {
-            (Ok(clean), Ok(parked), Ok(items)) => {
-                (self.clean, self.parked, self.parked_items) = (clean, parked, items);
-            }
-            (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
-                tracing::error!(%error, "what is held cannot be read again");
-            }
+        if let Some(Before { marks, floors, clean, parked, parked_items }) = self.before.take() {
+            (self.marks, self.floors, self.clean) = (marks, floors, clean);
+            (self.parked, self.parked_items) = (parked, parked_items);
         }
     }
 

@@ -33,9 +33,11 @@ const MAILBOX: usize = 256;
 /// How long after news beacons are stored and logs pruned; both only save work, so they may lag.
 const UPKEEP_MS: u64 = 2_000;
 
-/// The most beacons of one heartbeat: they fit a request of 64 KiB in libraries of ten devices; larger ones take
-/// turns.
+/// The most beacons of one heartbeat; where there are more, they take turns.
 const BEACONS_MAX: usize = 32;
+
+/// The most bytes of them: with what is around them they fit a request of 64 KiB.
+const BEACONS_BYTES_MAX: usize = 60 * 1024;
 
 /// A member that nobody heard of for this long no longer keeps logs from being pruned: 30 days. It gets a snapshot
 /// when it returns.
@@ -217,17 +219,30 @@ impl Heartbeats {
     /// Our own beacon, and those of others that the peer has not had from us; once on each connection also the newest of
     /// the peer itself, which may have forgotten its number.
     fn news_for(&mut self, peer: DeviceId) -> Vec<Signed> {
-        let mut news = Vec::new();
-        for (member, signed) in self.beacons.iter() {
-            let number = self.beacons.of(member).map_or(0, |beacon| beacon.number);
-            let sent = self.sent.entry((peer, member)).or_default();
-            let is_due = if member == peer { *sent == 0 } else { member == self.device || number > *sent };
-            if is_due && news.len() < BEACONS_MAX {
-                *sent = number;
-                news.push(signed.clone());
-            }
+        let number = |member| self.beacons.of(member).map_or(0, |beacon| beacon.number);
+        let is_due = |member: DeviceId| {
+            let sent = self.sent.get(&(peer, member)).copied().unwrap_or(0);
+            if member == peer { sent == 0 } else { member == self.device || number(member) > sent }
+        };
+        let mut due: Vec<DeviceId> = self.beacons.iter().map(|(member, _)| member).filter(|at| is_due(*at)).collect();
+        // Where there are more than fit, all have their turn; our own comes first.
+        if due.len() > BEACONS_MAX {
+            let turn = usize::try_from(self.number).unwrap_or(0) % due.len();
+            due.rotate_left(turn);
         }
-        news
+        due.sort_by_key(|member| *member != self.device);
+        due.truncate(BEACONS_MAX);
+        let signed: BTreeMap<DeviceId, &Signed> = self.beacons.iter().collect();
+        let mut bytes = 0;
+        let fitting =
+            due.into_iter().filter_map(|member| Some((member, *signed.get(&member)?))).take_while(|(_, signed)| {
+                bytes += signed.bytes.len() + signed.signature.len();
+                bytes <= BEACONS_BYTES_MAX || bytes == signed.bytes.len() + signed.signature.len()
+            });
+        let news: Vec<(DeviceId, u64, Signed)> =
+            fitting.map(|(member, signed)| (member, number(member), signed.clone())).collect();
+        self.sent.extend(news.iter().map(|(member, number, _)| ((peer, *member), *number)));
+        news.into_iter().map(|(_, _, signed)| signed).collect()
     }
 
     /// Takes a beacon in, wherever it comes from. Gives how far another member says that it is, if that is news.

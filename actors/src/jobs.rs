@@ -2,7 +2,6 @@
 
 use futures::channel::oneshot;
 use starling_schema::change::{Batch, Write};
-use starling_schema::ids::{ModelId, RecordId};
 use starling_schema::stream::{Stream, Watermarks};
 use starling_schema::wire::SnapshotResponse;
 
@@ -10,6 +9,7 @@ use crate::comparison::Repair;
 use crate::engine::{Effects, Engine, Sync};
 use crate::planted::{self, Bug};
 use crate::proto::backfill::Served;
+use crate::proto::purge::Remains;
 use crate::rig::Point;
 use crate::store::ledger::Note;
 use crate::transactions::{CommitError, Outcome, Receipt, StoreError};
@@ -24,7 +24,7 @@ pub(crate) enum Job {
     Keep(Vec<Note>, Reply<Result<(), StoreError>>),
     Prune(Vec<(Stream, u64)>, Reply<Result<usize, StoreError>>),
     Mend(Repair, Reply<Result<u64, StoreError>>),
-    Purge(Vec<(ModelId, RecordId)>, Reply<Result<u64, StoreError>>),
+    Purge(Vec<Remains>, Reply<Result<u64, StoreError>>),
     Flush,
 }
 

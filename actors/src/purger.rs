@@ -4,11 +4,10 @@
 use std::time::Duration;
 
 use actix::prelude::*;
-use starling_schema::ids::{ModelId, RecordId};
 
 use crate::heartbeats::{AskCoverage, Heartbeats};
 use crate::links::{Links, halts};
-use crate::proto::purge::{BATCH_MAX, PurgeRound, UNDELETE_MS};
+use crate::proto::purge::{BATCH_MAX, PurgeRound, Remains, UNDELETE_MS};
 use crate::reader::QueryError;
 use crate::store::remains;
 use crate::transactions::Purge;
@@ -50,7 +49,7 @@ impl Purger {
         }));
     }
 
-    fn purge(&self, records: Vec<(ModelId, RecordId)>, ctx: &mut Context<Self>) {
+    fn purge(&self, records: Vec<Remains>, ctx: &mut Context<Self>) {
         let Some(links) = &self.links else { return };
         let purged = links.transactions.send(Purge(records)).into_actor(self);
         ctx.spawn(purged.map(|purged, _, _| match purged {
@@ -61,7 +60,7 @@ impl Purger {
     }
 }
 
-async fn gather(links: &Links) -> Result<Vec<(ModelId, RecordId)>, QueryError> {
+async fn gather(links: &Links) -> Result<Vec<Remains>, QueryError> {
     let before_ms = links.environment.wall_ms().saturating_sub(UNDELETE_MS);
     links.readers.query(move |c| Ok(remains::older_than(c, before_ms, BATCH_MAX)?)).await
 }

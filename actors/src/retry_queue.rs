@@ -209,6 +209,7 @@ impl Handler<MembersAre> for RetryQueue {
     type Result = ();
 
     fn handle(&mut self, MembersAre(members): MembersAre, ctx: &mut Self::Context) {
+        self.acked.retain(|peer, _| members.contains(peer));
         let waiting = self.schedule.items().map(|item| (item.peer, item.kind));
         let letters = self.schedule.dead_letters().map(|letter| (letter.peer, letter.kind));
         let kept: BTreeSet<_> = waiting.chain(letters).chain(self.stored.iter().copied()).collect();
@@ -242,7 +243,12 @@ impl Handler<Acked> for RetryQueue {
             for (peer, kind) in both(peer) {
                 self.schedule.acked(peer, kind, self.own(&marks, kind), now_ms);
             }
-            self.acked.entry(peer).or_default().join(&marks);
+            // Of streams of others nothing is kept: a peer may name any number of them.
+            let acked = self.acked.entry(peer).or_default();
+            for kind in [StreamKind::State, StreamKind::Shared] {
+                let stream = Stream { kind, origin: self.device };
+                acked.raise(stream, marks.get(stream));
+            }
         }
         self.arm(ctx);
         let waiting: BTreeSet<_> = self.schedule.items().map(|item| (item.peer, item.kind)).collect();

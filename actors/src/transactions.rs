@@ -20,6 +20,7 @@ use crate::environment::Environment;
 use crate::events::{EventKind, Happened};
 use crate::jobs::{Job, Reply, transaction};
 use crate::proto::backfill::Served;
+use crate::proto::purge::Remains;
 use crate::rig::{Limit, Point, Timer};
 use crate::store::ledger::Note;
 
@@ -34,6 +35,9 @@ const GROUP_MAX: usize = 128;
 
 /// About how long what came from peers may stay undurable, in milliseconds; jittered.
 const FLUSH_MS: u64 = 500;
+
+/// How soon listeners that had no room are told again.
+const PUBLISH_AGAIN_MS: u64 = 50;
 
 /// How soon it is tried again whether the disk takes writes: soon for people, seldom for the log that says so.
 const TROUBLE_MS: u64 = 5_000;
@@ -170,6 +174,8 @@ pub(crate) struct Transactions {
     /// Why the last transaction failed, if it did.
     trouble: Option<StoreError>,
     listeners: Vec<Recipient<Advanced>>,
+    /// Whether they are about to be told again.
+    publish_due: bool,
     events: Recipient<Happened>,
     environment: Environment,
     counters: Counters,
@@ -193,6 +199,7 @@ impl Transactions {
             engine: Some(engine),
             queue: VecDeque::new(),
             listeners: Vec::new(),
+            publish_due: false,
             events,
             environment,
             counters,
@@ -269,17 +276,29 @@ impl Transactions {
                 durable: self.durable.clone(),
                 committed: effects.committed.into(),
             };
-            for listener in &self.listeners {
-                if let Err(error) = listener.try_send(news.clone()) {
-                    // Heartbeats carry the same news later.
-                    tracing::debug!(%error, "a listener is behind");
-                }
-            }
+            self.publish(&news, ctx);
         }
         if self.applied != self.durable && !self.flush_due {
             let wait = Duration::from_millis(self.environment.wait_ms(Timer::Flush, FLUSH_MS));
             self.flush_within(wait.mul_f64(0.8 + 0.4 * self.environment.fraction()), ctx);
         }
+    }
+
+    /// Tells all who listen. Who has no room is told again how far we are: nothing may follow that would tell it. What was
+    /// committed it hears of by others' pulls.
+    fn publish(&mut self, news: &Advanced, ctx: &mut Context<Self>) {
+        let is_full =
+            |listener: &Recipient<Advanced>| matches!(listener.try_send(news.clone()), Err(SendError::Full(_)));
+        let refused = self.listeners.iter().filter(|listener| is_full(listener)).count();
+        if refused == 0 || std::mem::replace(&mut self.publish_due, true) {
+            return;
+        }
+        tracing::debug!(refused, "listeners are behind");
+        ctx.run_later(Duration::from_millis(PUBLISH_AGAIN_MS), |actor, ctx| {
+            actor.publish_due = false;
+            let (applied, durable) = (actor.applied.clone(), actor.durable.clone());
+            actor.publish(&Advanced { applied, durable, committed: Arc::new([]) }, ctx);
+        });
     }
 
     /// Makes everything durable some time from now, unless that is due already.
@@ -426,7 +445,7 @@ impl Handler<Prune> for Transactions {
 /// Let go of what is left of deleted records; answered with how many there were.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<u64, StoreError>")]
-pub(crate) struct Purge(pub(crate) Vec<(ModelId, RecordId)>);
+pub(crate) struct Purge(pub(crate) Vec<Remains>);
 
 impl Handler<Purge> for Transactions {
     type Result = ResponseFuture<Result<u64, StoreError>>;

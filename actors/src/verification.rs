@@ -17,6 +17,7 @@ use crate::reader::{QueryError, ReadModels};
 use crate::roster::AskRoster;
 use crate::store::conflicts::{Conflict, conflicts};
 use crate::store::ledger;
+use crate::store::pages::Room;
 use crate::store::sql::{Bind, Statement};
 use crate::store::table::ModelTable;
 use crate::store::tables::Tables;
@@ -153,7 +154,9 @@ fn local(c: &mut SqliteConnection, tables: &Tables) -> QueryResult<Vec<Finding>>
         record: Some(record),
         problem: "conflicts are listed, and there is no such record".to_owned(),
     }));
-    let (marks, _) = ledger::streams(c)?;
+    let (mut marks, _) = ledger::streams(c)?;
+    // In the midst of a snapshot rows are ahead of what is claimed.
+    marks.join(&ledger::ahead(c)?);
     for table in tables.all(c, false)? {
         let name = tables.registry.name(table.model);
         owned(c, &table, &name, |owner| marks.get(Stream::state(owner)), &mut findings)?;
@@ -181,7 +184,7 @@ fn shared(
     let which = if table.name == "unknown_shared" { format!("model = {model} AND ") } else { String::new() };
     let alive = Statement::new(&format!("SELECT alive FROM {} WHERE {which}id = ?", table.name));
     loop {
-        let items = table.shared_by_key(c, last, CHUNK)?;
+        let items = table.shared_by_key(c, last, Room { rows: CHUNK, bytes: usize::MAX })?;
         for item in &items {
             let record = item.record;
             let mut find = |problem: &str| {

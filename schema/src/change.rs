@@ -139,24 +139,28 @@ pub enum Op {
 }
 
 impl Op {
-    /// The smallest record state that holds this change: applying the change is joining it.
+    /// The smallest record state that holds this change: applying the change is joining it. Whatever its author wrote, it
+    /// knew nothing that is later than the change.
     #[must_use]
     pub fn into_delta(self, hlc: Hlc) -> SharedRecord {
+        let known = |life: Option<Hlc>| life.filter(|life| *life < hlc);
         match self {
             Self::Set { life, fields } => {
+                let life = known(life);
                 let mut delta =
                     SharedRecord { stamps: Stamps { life, ..Stamps::default() }, ..SharedRecord::default() };
                 let mut fields = fields;
                 fields.sort_by_key(|write| write.field);
                 fields.dedup_by_key(|write| write.field);
                 for FieldWrite { field, value, seen } in fields {
-                    delta.fields.set(field, value);
+                    delta.fields.set(field, value.settled());
+                    let seen = seen.until(hlc.time);
                     delta.stamps.fields.push((field, Stamp { hlc, seen, losers: Vec::new() }));
                 }
                 delta
             }
             Self::Delete { seen } => SharedRecord {
-                stamps: Stamps { deleted: Some(Deletion { hlc, seen }), ..Stamps::default() },
+                stamps: Stamps { deleted: Some(Deletion { hlc, seen: seen.until(hlc.time) }), ..Stamps::default() },
                 ..SharedRecord::default()
             },
             Self::Restore { life, fields, mut stamps } => {
@@ -166,12 +170,19 @@ impl Op {
                 stamps.dedup_by_key(|(field, _)| *field);
                 for (_, stamp) in &mut stamps {
                     stamp.losers.retain(|(loser, _)| *loser < stamp.hlc);
+                    stamp
+                        .losers
+                        .iter_mut()
+                        .for_each(|(_, value)| *value = std::mem::replace(value, Value::Null).settled());
+                    stamp.seen = std::mem::take(&mut stamp.seen).until(hlc.time);
+                    stamp.settle();
                 }
                 let stamped = |field| stamps.binary_search_by_key(&field, |(no, _)| *no).is_ok();
-                let fields = fields.into_iter().filter(|(field, _)| stamped(*field)).collect();
+                let fields = fields.into_iter().filter(|(field, _)| stamped(*field));
+                let fields = fields.map(|(field, value)| (field, value.settled())).collect();
                 SharedRecord {
                     fields,
-                    stamps: Stamps { life, restored: Some(hlc), fields: stamps, ..Stamps::default() },
+                    stamps: Stamps { life: known(life), restored: Some(hlc), fields: stamps, ..Stamps::default() },
                 }
             }
         }
@@ -392,6 +403,34 @@ mod tests {
     fn a_batch_of_one_kind_cannot_hold_items_of_the_other() {
         let wrong = Batch { stream: stream(), after: 0, through: 1, items: Items::State(Vec::new()) };
         assert_eq!(wrong.check(), Err(MalformedBatch::Kind { stream: stream() }));
+    }
+
+    #[test]
+    fn a_change_knows_nothing_later_than_itself_and_its_losers_are_each_other_writes() {
+        let hlc = |time| Hlc { time, device: stream().origin };
+        let of = |time, device| Hlc { time, device: DeviceId(Uuid::from_u128(device)) };
+        let seen: Seen = [of(5, 1), of(99, 2)].into_iter().fold(Seen::new(), |mut seen, hlc| {
+            seen.add(hlc);
+            seen
+        });
+        let until_ten: Vec<Hlc> = vec![of(5, 1)];
+        let write = FieldWrite { field: 1, value: Value::Real(-0.0), seen: seen.clone() };
+        let set = Op::Set { life: Some(of(99, 1)), fields: vec![write] }.into_delta(hlc(10));
+        assert_eq!((set.stamps.life, set.stamps.fields[0].1.seen.iter().collect()), (None, until_ten.clone()));
+        assert!(matches!(set.fields.get(1), Some(Value::Real(zero)) if zero.is_sign_positive()));
+        let deleted = Op::Delete { seen: seen.clone() }.into_delta(hlc(10)).stamps.deleted.unwrap();
+        assert_eq!(deleted.seen.iter().collect::<Vec<_>>(), until_ten);
+        let losers = vec![
+            (of(6, 3), Value::Int(1)),
+            (of(6, 3), Value::Int(2)),
+            (of(4, 1), Value::Int(3)),
+            (of(7, 3), Value::Int(4)),
+        ];
+        let stamps = vec![(1, Stamp { hlc: hlc(9), seen, losers })];
+        let restore =
+            Op::Restore { life: Some(hlc(3)), fields: Fields::new().with(1, 7_i64), stamps }.into_delta(hlc(10));
+        assert_eq!(restore.stamps.life, Some(hlc(3)));
+        assert_eq!(restore.stamps.fields[0].1.losers, [(of(7, 3), Value::Int(4))]);
     }
 
     #[test]

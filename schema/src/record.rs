@@ -51,6 +51,13 @@ impl Seen {
         }
     }
 
+    /// What was seen up to a time: who writes then has seen nothing that is later.
+    #[must_use]
+    pub fn until(mut self, time: u64) -> Self {
+        self.0.retain(|(_, seen)| *seen <= time);
+        self
+    }
+
     /// How many origins were seen.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -78,6 +85,26 @@ pub struct Stamp {
     pub seen: Seen,
     /// Lower writes that no other write had seen, by stamp ascending.
     pub losers: Vec<(Hlc, Value)>,
+}
+
+impl Stamp {
+    /// Leaves of the losers those that count: lower than the winner, seen by no other write, one of each device.
+    pub fn settle(&mut self) {
+        let (winner, seen) = (self.hlc, &self.seen);
+        let mut losers = std::mem::take(&mut self.losers);
+        losers.retain(|(hlc, _)| *hlc != winner && !seen.covers(*hlc));
+        losers.sort_by_key(|(hlc, value)| (*hlc, std::cmp::Reverse(value.rank())));
+        losers.dedup_by_key(|(hlc, _)| *hlc);
+        // A device has seen its own earlier writes, whether it says so or not: one loser of each is enough, and a bound.
+        let newest = |hlc: Hlc| {
+            losers
+                .iter()
+                .map(|(other, _)| *other)
+                .chain([winner])
+                .all(|other| other.device != hlc.device || other <= hlc)
+        };
+        self.losers = losers.iter().filter(|(hlc, _)| newest(*hlc)).cloned().collect();
+    }
 }
 
 /// A record's newest delete.

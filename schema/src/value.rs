@@ -35,6 +35,23 @@ pub enum Value {
 }
 
 impl Value {
+    /// The value as it reads from a typed column, and the same elsewhere: minus zero is zero there, and what is not a
+    /// number is nothing.
+    #[must_use]
+    pub fn settled(self) -> Self {
+        match self {
+            Self::Real(real) if real.is_nan() => Self::Null,
+            Self::Real(real) => Self::Real(real + 0.0),
+            other => other,
+        }
+    }
+
+    /// An order of values, the same everywhere, that means nothing else.
+    #[must_use]
+    pub fn rank(&self) -> Vec<u8> {
+        crate::codec::encode(self, crate::wire::UNPACKED_BYTES_MAX).unwrap_or_default()
+    }
+
     /// Bytes of text or blob that the value holds; 0 for the others.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use starling_schema::change::{SharedItem, StateRow};
-use starling_schema::ids::{DeviceId, ModelId, RecordId};
+use starling_schema::ids::{DeviceId, ModelId};
 use starling_schema::stream::Stream;
 
 use crate::applier::{ApplyItems, PurgeRecords, Replace};
 use crate::comparison::Repair;
 use crate::proto::clock::is_within_drift;
+use crate::proto::purge::Remains;
 use crate::transactions::StoreError;
 
 use super::{Effects, Engine};
@@ -38,10 +39,10 @@ impl Engine {
     }
 
     /// Lets go of what is left of records that were deleted long ago. Says how many.
-    pub(crate) async fn purge(&mut self, records: Vec<(ModelId, RecordId)>) -> Result<u64, StoreError> {
-        let mut by_model: BTreeMap<ModelId, Vec<RecordId>> = BTreeMap::new();
-        for (model, record) in records {
-            by_model.entry(model).or_default().push(record);
+    pub(crate) async fn purge(&mut self, records: Vec<Remains>) -> Result<u64, StoreError> {
+        let mut by_model: BTreeMap<ModelId, Vec<Remains>> = BTreeMap::new();
+        for remains in records {
+            by_model.entry(remains.model).or_default().push(remains);
         }
         let mut purged = 0;
         for (model, records) in by_model {

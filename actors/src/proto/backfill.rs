@@ -629,6 +629,8 @@ impl Backfill {
 pub fn weight(batch: &Batch) -> usize {
     /// What a row or an entry takes besides its values.
     const ITEM_BYTES: usize = 96;
+    /// A device's id and a time.
+    const STAMP_BYTES: usize = 24;
     let value = |value: &starling_schema::value::Value| value.len() + 40;
     let fields = |fields: &starling_schema::value::Fields| fields.iter().map(|(_, v)| value(v)).sum::<usize>();
     match &batch.items {
@@ -638,9 +640,15 @@ pub fn weight(batch: &Batch) -> usize {
         Items::Shared(changes) => {
             use starling_schema::change::Op;
             let op = |op: &Op| match op {
-                Op::Set { fields, .. } => fields.iter().map(|write| value(&write.value) + 24).sum(),
-                Op::Delete { .. } => 0,
-                Op::Restore { fields: all, stamps, .. } => fields(all) + stamps.len() * 64,
+                Op::Set { fields, .. } => {
+                    fields.iter().map(|write| value(&write.value) + (write.seen.len() + 1) * STAMP_BYTES).sum()
+                }
+                Op::Delete { seen } => seen.len() * STAMP_BYTES,
+                Op::Restore { fields: all, stamps, .. } => {
+                    let losers = stamps.iter().flat_map(|(_, stamp)| &stamp.losers);
+                    let seen = stamps.iter().map(|(_, stamp)| (stamp.seen.len() + 2) * STAMP_BYTES);
+                    fields(all) + losers.map(|(_, lost)| value(lost) + STAMP_BYTES).sum::<usize>() + seen.sum::<usize>()
+                }
             };
             changes.iter().map(|change| ITEM_BYTES + op(&change.op)).sum::<usize>() + ITEM_BYTES
         }

@@ -39,16 +39,6 @@ pub struct Entry {
     pub hash: [u8; 32],
 }
 
-/// A value that reads the same from a typed column and from where unknown fields are kept.
-fn settled(value: &Value) -> Value {
-    match value {
-        Value::Real(real) if real.is_nan() => Value::Null,
-        // Minus zero becomes zero in a column.
-        Value::Real(real) => Value::Real(real + 0.0),
-        other => other.clone(),
-    }
-}
-
 fn hash(content: &impl bincode::Encode) -> [u8; 32] {
     // What was decoded within the same limit encodes within it.
     *blake3::hash(&codec::encode(content, UNPACKED_BYTES_MAX).unwrap_or_default()).as_bytes()
@@ -57,7 +47,7 @@ fn hash(content: &impl bincode::Encode) -> [u8; 32] {
 /// A device-owned row.
 #[must_use]
 pub fn owned_entry(record: RecordId, owner: DeviceId, version: u64, fields: &Fields) -> Entry {
-    let fields: Vec<_> = fields.iter().map(|(field, value)| (field, settled(value))).collect();
+    let fields: Vec<_> = fields.iter().map(|(field, value)| (field, value.clone().settled())).collect();
     let fields: Vec<_> = fields.into_iter().filter(|(_, value)| *value != Value::Null).collect();
     Entry { record, owner: Some(owner), hash: hash(&(record, owner, version, fields)) }
 }
@@ -69,9 +59,9 @@ pub fn shared_entry(record: RecordId, state: &SharedRecord) -> Entry {
     if let Some(deleted) = stamps.deleted.as_ref().filter(|_| !stamps.is_alive()) {
         return Entry { record, owner: None, hash: hash(&(record, deleted.hlc)) };
     }
-    let value = |field| state.fields.get(field).map_or(Value::Null, settled);
+    let value = |field| state.fields.get(field).map_or(Value::Null, |value| value.clone().settled());
     let fields: Vec<_> = stamps.fields.iter().map(|(field, stamp)| (*field, stamp.hlc, value(*field))).collect();
-    let losers: Vec<_> = merge::losers(state).into_iter().map(|l| (l.field, l.hlc, settled(&l.value))).collect();
+    let losers: Vec<_> = merge::losers(state).into_iter().map(|l| (l.field, l.hlc, l.value.settled())).collect();
     Entry { record, owner: None, hash: hash(&(record, stamps.life, fields, losers)) }
 }
 

@@ -6,12 +6,10 @@
 //! nobody had seen.
 
 use starling_schema::change::{FieldWrite, Op};
-use starling_schema::codec;
 use starling_schema::hlc::Hlc;
 use starling_schema::ids::FieldNo;
 use starling_schema::record::{Deletion, Seen, SharedRecord, Stamp};
 use starling_schema::value::{Fields, Value};
-use starling_schema::wire::UNPACKED_BYTES_MAX;
 
 use crate::planted::{self, Bug};
 
@@ -71,24 +69,12 @@ fn join_field(record: &mut SharedRecord, field: FieldNo, value: Value, stamp: St
         ours.hlc = stamp.hlc;
     } else if stamp.hlc < ours.hlc {
         writes.push((stamp.hlc, value));
-    } else if record.fields.get(field).is_none_or(|held| rank(held) < rank(&value)) {
+    } else if record.fields.get(field).is_none_or(|held| held.rank() < value.rank()) {
         // One write has one value. Where a disk or a program changed it, all must still end with the same.
         record.fields.set(field, value);
     }
-    writes.retain(|(hlc, _)| *hlc != ours.hlc && !ours.seen.covers(*hlc));
-    writes.sort_by_key(|(hlc, value)| (*hlc, std::cmp::Reverse(rank(value))));
-    writes.dedup_by_key(|(hlc, _)| *hlc);
-    // A device has seen its own earlier writes, whether it says so or not: one loser of each is enough, and a bound.
-    let winner = ours.hlc;
-    let newest = |hlc: Hlc| {
-        writes.iter().map(|(other, _)| *other).chain([winner]).all(|other| other.device != hlc.device || other <= hlc)
-    };
-    ours.losers = writes.iter().filter(|(hlc, _)| newest(*hlc)).cloned().collect();
-}
-
-/// An order of values, the same everywhere, that means nothing else.
-fn rank(value: &Value) -> Vec<u8> {
-    codec::encode(value, UNPACKED_BYTES_MAX).unwrap_or_default()
+    ours.losers = writes;
+    ours.settle();
 }
 
 /// What an author who sees `record` has seen of one field.

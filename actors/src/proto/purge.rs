@@ -10,6 +10,18 @@ pub const UNDELETE_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 /// The most records of one round: a transaction of some ten milliseconds.
 pub const BATCH_MAX: usize = 256;
 
+/// A record that was found deleted long ago.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Remains {
+    /// Of which model.
+    pub model: ModelId,
+    /// Which.
+    pub record: RecordId,
+    /// When its newest delete was made, in milliseconds since 1970: one that is restored and deleted again meanwhile is
+    /// not that old.
+    pub deleted_at_ms: u64,
+}
+
 /// How far the members durably are, silent ones too.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Coverage {
@@ -31,7 +43,7 @@ pub struct PurgeRound {
 
 #[derive(Clone, Debug)]
 struct Waiting {
-    records: Vec<(ModelId, RecordId)>,
+    records: Vec<Remains>,
     until: Watermarks,
     all_know: bool,
 }
@@ -44,14 +56,18 @@ impl PurgeRound {
     }
 
     /// Begins a round with records that were found deleted long ago, after which `coverage` was asked for.
-    pub fn begin(&mut self, records: Vec<(ModelId, RecordId)>, coverage: Coverage) {
+    pub fn begin(&mut self, records: Vec<Remains>, coverage: Coverage) {
         if !records.is_empty() {
             self.waiting = Some(Waiting { records, until: coverage.any, all_know: false });
         }
     }
 
     /// The members moved: gives the records that may go now.
-    pub fn moved(&mut self, coverage: Coverage) -> Vec<(ModelId, RecordId)> {
+    pub fn moved(&mut self, coverage: Coverage) -> Vec<Remains> {
+        // Who said so is no member any more, and nobody else ever had it: the next round asks anew.
+        if self.waiting.as_ref().is_some_and(|waiting| !coverage.any.covers(&waiting.until)) {
+            self.waiting = None;
+        }
         let Some(waiting) = self.waiting.as_mut().filter(|waiting| coverage.all.covers(&waiting.until)) else {
             return Vec::new();
         };
@@ -81,8 +97,8 @@ mod tests {
         Coverage { all: of(all), any: of(any) }
     }
 
-    fn record() -> (ModelId, RecordId) {
-        (5, RecordId::MIN)
+    fn record() -> Remains {
+        Remains { model: 5, record: RecordId::MIN, deleted_at_ms: 7 }
     }
 
     #[test]
@@ -102,6 +118,14 @@ mod tests {
         assert_eq!(round.moved(coverage(&[(1, 9), (2, 4)], &[(1, 9), (2, 5)])), []);
         assert_eq!(round.moved(coverage(&[(1, 9), (2, 4)], &[(1, 9), (2, 6)])), []);
         assert_eq!(round.moved(coverage(&[(1, 9), (2, 5)], &[(1, 9), (2, 6)])), [record()]);
+        assert!(round.is_idle());
+    }
+
+    #[test]
+    fn what_only_a_removed_member_had_is_not_waited_for() {
+        let mut round = PurgeRound::default();
+        round.begin(vec![record()], coverage(&[(1, 3)], &[(1, 9)]));
+        assert_eq!(round.moved(coverage(&[(1, 3)], &[(1, 7)])), []);
         assert!(round.is_idle());
     }
 

@@ -87,7 +87,8 @@ pub(crate) fn note_ahead(c: &mut SqliteConnection, page: &Watermarks) -> QueryRe
     set_setting(c, AHEAD_SETTING, &bytes)
 }
 
-fn ahead(c: &mut SqliteConnection) -> QueryResult<Watermarks> {
+/// How far records are ahead of the watermarks, in the midst of a snapshot.
+pub(crate) fn ahead(c: &mut SqliteConnection) -> QueryResult<Watermarks> {
     let ahead = setting(c, AHEAD_SETTING)?;
     Ok(ahead.and_then(|bytes| codec::decode::<_, UNPACKED_BYTES_MAX>(&bytes).ok()).unwrap_or_default())
 }

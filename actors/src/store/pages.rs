@@ -28,6 +28,9 @@ pub(crate) const PAGE_ROWS_MAX: usize = 8_192;
 /// A page ends after this many bytes: with the largest commit behind it, it stays well within a response.
 pub(crate) const PAGE_BYTES: usize = 1024 * 1024;
 
+/// What a row or an item takes besides its values.
+const ITEM_BYTES: usize = 24;
+
 /// How large a page may be; one row or commit more than `bytes` is always taken.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
@@ -78,12 +81,12 @@ fn state_batch(
     let (after, head) = range;
     let mut rows = tombstones(c, stream.origin, range, room)?;
     for table in tables.all(c, false)? {
-        rows.extend(table.page_by_version(c, stream.origin, range, room.rows)?);
+        rows.extend(table.page_by_version(c, stream.origin, range, room)?);
     }
     rows.sort_by_key(|row| row.version);
-    let fit = fitting(rows.iter().map(|row| row.fields.as_ref().map_or(0, weight)), room);
-    // A table that gave as many rows as it may has more: the page speaks for no more than its last row.
-    let is_cut = fit < rows.len() || rows.len() >= room.rows;
+    let (fit, is_full) = fitting(rows.iter().map(row_weight), room);
+    // A table that gave as much as it may has more: the page speaks for no more than its last row.
+    let is_cut = is_full || fit < rows.len() || rows.len() >= room.rows;
     let last =
         if planted::is(Bug::PageLosesRow) { fit.min(rows.len().saturating_sub(1)) } else { fit.saturating_sub(1) };
     let through = if is_cut && !planted::is(Bug::PageClaimsHead) { rows[last].version } else { head };
@@ -134,17 +137,27 @@ fn record_weight(record: &SharedRecord) -> usize {
     weight(&record.fields) + deletion.chain(seen).sum::<usize>() * STAMP_BYTES + losers.sum::<usize>()
 }
 
-/// How many of the items, one at least, fit a page.
-fn fitting(weights: impl Iterator<Item = usize>, room: Room) -> usize {
+/// About how many bytes a row takes.
+pub(crate) fn row_weight(row: &StateRow) -> usize {
+    row.fields.as_ref().map_or(0, weight) + ITEM_BYTES
+}
+
+/// About how many bytes an item of a snapshot takes.
+pub(crate) fn item_weight(item: &SharedItem) -> usize {
+    record_weight(&item.state) + ITEM_BYTES
+}
+
+/// How many of the items, one at least, fit a page, and whether they fill it.
+fn fitting(weights: impl Iterator<Item = usize>, room: Room) -> (usize, bool) {
     let (mut count, mut bytes) = (0, 0);
     for weight in weights.take(room.rows) {
         count += 1;
-        bytes += weight + 24;
+        bytes += weight;
         if bytes >= room.bytes {
-            break;
+            return (count, true);
         }
     }
-    count
+    (count, false)
 }
 
 /// What follows a key in a snapshot.
@@ -186,9 +199,10 @@ fn shared_items(
     let mut items = Vec::new();
     for table in with_parked_models(c, tables)? {
         let Some(from) = start(after, table.model) else { continue };
-        items.extend(items_by_key(c, &table, from, room)?);
-        let fit = fitting(items.iter().map(|item: &SharedItem| record_weight(&item.state)), room);
-        if fit < items.len() || items.len() >= room.rows {
+        let (found, is_cut) = items_by_key(c, &table, from, room)?;
+        items.extend(found);
+        let (fit, is_full) = fitting(items.iter().map(item_weight), room);
+        if is_cut || is_full || fit < items.len() || items.len() >= room.rows {
             items.truncate(fit);
             let through = items.last().map(|item| (item.model, item.record));
             return Ok((items, through));
@@ -210,27 +224,32 @@ fn with_parked_models(c: &mut SqliteConnection, tables: &Tables) -> QueryResult<
 }
 
 /// The records that follow a key, as many as a page holds at most, each joined with what is parked of it: a snapshot is
-/// complete, whatever our wall clock makes of its stamps.
+/// complete, whatever our wall clock makes of its stamps. Says whether there may be more of the table.
 fn items_by_key(
     c: &mut SqliteConnection,
     table: &ModelTable,
     from: RecordId,
     room: Room,
-) -> QueryResult<Vec<SharedItem>> {
-    let items = table.shared_by_key(c, from, room.rows)?;
-    let waiting = parked::items_by_key(c, table.model, from, room.rows)?;
+) -> QueryResult<(Vec<SharedItem>, bool)> {
+    let items = table.shared_by_key(c, from, room)?;
+    let mut waiting = parked::items_by_key(c, table.model, from, room.rows)?;
+    let (fit, is_full) = fitting(items.iter().map(item_weight), room);
+    let is_cut = is_full || fit >= room.rows || waiting.len() >= room.rows;
     if waiting.is_empty() {
-        return Ok(items);
+        return Ok((items, is_cut));
+    }
+    // What lies beyond the end of either list comes with the next page.
+    if is_full && let Some(last) = items.last().map(|item| item.record) {
+        waiting.retain(|item| item.record <= last);
     }
     let mut records: BTreeMap<RecordId, SharedRecord> =
         items.into_iter().map(|item| (item.record, item.state)).collect();
     for item in waiting {
         merge::join(records.entry(item.record).or_default(), item.state);
     }
-    // What lies beyond the end of either list comes with the next page.
     let model = table.model;
     let items = records.into_iter().map(|(record, state)| SharedItem { model, record, state });
-    Ok(items.take(room.rows).collect())
+    Ok((items.take(room.rows).collect(), is_cut))
 }
 
 fn owned_items(
@@ -243,9 +262,9 @@ fn owned_items(
     let mut rows = Vec::new();
     for table in tables.all(c, false)? {
         let Some(from) = start(after, table.model) else { continue };
-        rows.extend(table.owned_by_key(c, owner, from, room.rows)?);
-        let fit = fitting(rows.iter().map(|row: &StateRow| row.fields.as_ref().map_or(0, weight)), room);
-        if fit < rows.len() || rows.len() >= room.rows {
+        rows.extend(table.owned_by_key(c, owner, from, room)?);
+        let (fit, is_full) = fitting(rows.iter().map(row_weight), room);
+        if is_full || fit < rows.len() || rows.len() >= room.rows {
             rows.truncate(fit);
             let through = rows.last().map(|row| (row.model, row.record));
             return Ok((rows, through));

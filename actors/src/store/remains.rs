@@ -7,6 +7,7 @@ use starling_schema::record::SharedRecord;
 use starling_schema::tables::remains::dsl;
 
 use super::sql::to_sql;
+use crate::proto::purge::Remains;
 
 /// Notes a record that was just written: whether it is deleted and has fields.
 pub(crate) fn note(c: &mut SqliteConnection, model: ModelId, id: RecordId, record: &SharedRecord) -> QueryResult<()> {
@@ -31,16 +32,15 @@ pub(crate) fn forget(c: &mut SqliteConnection, model: ModelId, id: RecordId) -> 
 }
 
 /// Records that were deleted before a time, in milliseconds since 1970; the oldest first.
-pub(crate) fn older_than(
-    c: &mut SqliteConnection,
-    before_ms: u64,
-    records_max: usize,
-) -> QueryResult<Vec<(ModelId, RecordId)>> {
-    let rows: Vec<(i32, RecordId)> = dsl::remains
+pub(crate) fn older_than(c: &mut SqliteConnection, before_ms: u64, records_max: usize) -> QueryResult<Vec<Remains>> {
+    let rows: Vec<(i32, RecordId, i64)> = dsl::remains
         .filter(dsl::deleted_at_ms.le(to_sql(before_ms)))
         .order((dsl::deleted_at_ms, dsl::model, dsl::record))
         .limit(to_sql(records_max as u64))
-        .select((dsl::model, dsl::record))
+        .select((dsl::model, dsl::record, dsl::deleted_at_ms))
         .load(c)?;
-    Ok(rows.into_iter().filter_map(|(model, record)| Some((ModelId::try_from(model).ok()?, record))).collect())
+    let remains = |(model, record, at_ms): (i32, RecordId, i64)| {
+        Some(Remains { model: ModelId::try_from(model).ok()?, record, deleted_at_ms: at_ms.unsigned_abs() })
+    };
+    Ok(rows.into_iter().filter_map(remains).collect())
 }

@@ -4,6 +4,7 @@
 //! they are read and written by the same code.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use diesel::result::QueryResult;
 use diesel::sqlite::SqliteConnection;
@@ -15,6 +16,7 @@ use starling_schema::record::{SharedRecord, Stamps};
 use starling_schema::value::{Fields, Value};
 use starling_schema::wire::UNPACKED_BYTES_MAX;
 
+use super::pages::{Room, item_weight, row_weight};
 use super::sql::{Bind, Cell, Row, Statement};
 use crate::planted::{self, Bug};
 use crate::proto::equality::{Entry, KeyRange, owned_entry, shared_entry};
@@ -35,6 +37,7 @@ pub(crate) struct ModelTable {
     delete: Statement,
     by_key: Statement,
     range: Statement,
+    keys_of_owner: Statement,
     after_key: Statement,
     by_version: Statement,
 }
@@ -96,6 +99,9 @@ impl ModelTable {
             )),
             range: Statement::new(&format!(
                 "SELECT {selected} FROM {name} WHERE {which}id >= ? AND id <= ? ORDER BY id LIMIT ?"
+            )),
+            keys_of_owner: owned(format!(
+                "SELECT id FROM {name} WHERE {which}id >= ? AND id <= ? AND owner = ? AND version <= ?"
             )),
             after_key: Statement::new(&format!(
                 "SELECT {selected} FROM {name} WHERE {which}id > ? ORDER BY id LIMIT ?"
@@ -218,21 +224,15 @@ impl ModelTable {
         c: &mut SqliteConnection,
         owner: DeviceId,
         (after, through): (u64, u64),
-        rows_max: usize,
+        room: Room,
     ) -> QueryResult<Vec<StateRow>> {
         let binds = self.binds(&[
             Bind::blob(owner.0.as_bytes()),
             Bind::int(after),
             Bind::int(through),
-            Bind::int(rows_max as u64),
+            Bind::int(room.rows as u64),
         ]);
-        let mut found = Vec::new();
-        self.by_version.each(c, &binds, |row| {
-            let (record, row) = self.read_owned(row)?;
-            found.push(StateRow { version: row.version, model: self.model, record, fields: Some(row.fields) });
-            Ok(std::ops::ControlFlow::Continue(()))
-        })?;
-        Ok(found)
+        self.state_rows(c, &self.by_version, &binds, room)
     }
 
     /// The rows of an owner that follow a key, by key.
@@ -241,15 +241,30 @@ impl ModelTable {
         c: &mut SqliteConnection,
         owner: DeviceId,
         after: RecordId,
-        rows_max: usize,
+        room: Room,
     ) -> QueryResult<Vec<StateRow>> {
         let binds =
-            self.binds(&[Bind::blob(after.as_bytes()), Bind::blob(owner.0.as_bytes()), Bind::int(rows_max as u64)]);
-        let rows = self.by_key.rows(c, &binds)?.into_iter().map(|row| {
+            self.binds(&[Bind::blob(after.as_bytes()), Bind::blob(owner.0.as_bytes()), Bind::int(room.rows as u64)]);
+        self.state_rows(c, &self.by_key, &binds, room)
+    }
+
+    /// The first rows that a statement gives, until a page is full: what is behind is not even read.
+    fn state_rows(
+        &self,
+        c: &mut SqliteConnection,
+        statement: &Statement,
+        binds: &[Bind<'_>],
+        room: Room,
+    ) -> QueryResult<Vec<StateRow>> {
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        statement.each(c, binds, |row| {
             let (record, row) = self.read_owned(row)?;
-            Ok(StateRow { version: row.version, model: self.model, record, fields: Some(row.fields) })
-        });
-        rows.collect()
+            let row = StateRow { version: row.version, model: self.model, record, fields: Some(row.fields) };
+            bytes += row_weight(&row);
+            found.push(row);
+            Ok(if bytes >= room.bytes { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok(found)
     }
 
     /// Deletes the rows of an owner within a key range that a complete page of a snapshot lacks.
@@ -265,11 +280,21 @@ impl ModelTable {
         if planted::is(Bug::SweepLeftOut) {
             return Ok(gone);
         }
-        for (id, row) in self.owned_range(c, from, through)? {
-            if row.owner == owner && row.version <= version_max && !present.contains(&id) {
-                self.delete_owned(c, owner, version_max + 1, id)?;
+        let binds = self.binds(&[
+            Bind::blob(from.as_bytes()),
+            Bind::blob(through.as_bytes()),
+            Bind::blob(owner.0.as_bytes()),
+            Bind::int(version_max),
+        ]);
+        self.keys_of_owner.each(c, &binds, |row| {
+            let id = row.0.first().and_then(|id| RecordId::from_slice(id.bytes())).ok_or_else(|| corrupt(self.name))?;
+            if !present.contains(&id) {
                 gone.push(id);
             }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        for id in &gone {
+            self.delete_owned(c, owner, version_max.saturating_add(1), *id)?;
         }
         Ok(gone)
     }
@@ -303,7 +328,7 @@ impl ModelTable {
                 let (id, row) = self.read_owned(row)?;
                 owned_entry(id, row.owner, row.version, &row.fields)
             });
-            Ok(std::ops::ControlFlow::Continue(()))
+            Ok(ControlFlow::Continue(()))
         })?;
         Ok(entries)
     }
@@ -380,14 +405,18 @@ impl ModelTable {
         &self,
         c: &mut SqliteConnection,
         after: RecordId,
-        rows_max: usize,
+        room: Room,
     ) -> QueryResult<Vec<SharedItem>> {
-        let binds = self.binds(&[Bind::blob(after.as_bytes()), Bind::int(rows_max as u64)]);
-        let rows = self.by_key.rows(c, &binds)?.into_iter().map(|row| {
+        let binds = self.binds(&[Bind::blob(after.as_bytes()), Bind::int(room.rows as u64)]);
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        self.by_key.each(c, &binds, |row| {
             let (record, state) = self.read_shared(row)?;
-            Ok(SharedItem { model: self.model, record, state })
-        });
-        rows.collect()
+            let item = SharedItem { model: self.model, record, state };
+            bytes += item_weight(&item);
+            found.push(item);
+            Ok(if bytes >= room.bytes { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok(found)
     }
 
     /// All shared records of a key range, by key.

@@ -15,10 +15,10 @@ use super::stopwatch::{now, seconds_since};
 const NEIGHBOURS_MAX: usize = 5;
 
 /// After connecting, heartbeats slow down within a minute; what comes before is not idle.
-const CALM: Duration = Duration::from_secs(60);
+const CALM: Duration = Duration::from_mins(1);
 
 /// How long it is watched.
-const WATCHED: Duration = Duration::from_secs(60);
+const WATCHED: Duration = Duration::from_mins(1);
 
 /// What it may hold.
 const MIB_MAX: f64 = 64.0;

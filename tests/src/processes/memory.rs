@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 const LIFE_MIN: Duration = Duration::from_secs(10);
 
 /// Caches of gossip last a minute, those of databases fill with the first some thousand writes.
-const LONG_LIFE_MIN: Duration = Duration::from_secs(180);
+const LONG_LIFE_MIN: Duration = Duration::from_mins(3);
 
 /// All that was seen, by device and process.
 #[derive(Debug, Default)]

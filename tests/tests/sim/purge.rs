@@ -73,6 +73,33 @@ fn the_fields_and_losers_of_a_deleted_record_go_after_a_month_and_it_cannot_be_r
 }
 
 #[test]
+fn a_record_that_is_restored_while_it_is_on_its_way_out_and_deleted_again_has_its_month() {
+    Cluster::run(1504, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        let tag = a.add_tag("beach").await;
+        a.delete::<Tag>(tag).await;
+        cluster.settle(LATER).await;
+        // b does not say that it has the delete's successors: the round waits for it.
+        b.stop().await;
+        a.add_tag("later").await;
+        cluster.skip(MONTH);
+        cluster.pass(Duration::from_mins(3)).await;
+        a.restore::<Tag>(tag).await;
+        cluster.pass(LATER).await;
+        a.delete::<Tag>(tag).await;
+        b.start().await;
+        cluster.settle(LATER).await;
+        cluster.pass(Duration::from_mins(10)).await;
+        for node in [&a, &b] {
+            assert_eq!(name_in_table(node, tag).await.as_deref(), Some("beach"), "{}", node.name());
+        }
+        b.restore::<Tag>(tag).await;
+        cluster.settle(SOON).await;
+        assert_eq!(a.tag_name(tag).await.as_deref(), Some("beach"));
+    });
+}
+
+#[test]
 fn a_junction_that_was_purged_can_be_made_again() {
     Cluster::run(1502, async |cluster| {
         let [a, b] = cluster.library(["a", "b"]).await;
