@@ -92,11 +92,17 @@ impl AddressBook {
         (replaced != listen).then_some(replaced)
     }
 
-    /// This device can be reached here.
+    /// This device can be reached here. The newest comes first: those of networks that it has left make room.
     pub(crate) fn listening(&mut self, address: String) {
-        if !self.own.contains(&address) && self.own.len() < ADDRESSES_MAX {
-            self.own.push(address);
-        }
+        self.own.retain(|known| *known != address);
+        self.own.insert(0, address);
+        self.own.truncate(ADDRESSES_MAX);
+    }
+
+    /// Forgets who is no member: strangers on the same network must not take the room of members.
+    pub(crate) fn keep_only(&mut self, is_member: impl Fn(DeviceId) -> bool) {
+        self.known.retain(|device, _| is_member(*device));
+        self.dials.retain(|device, _| is_member(*device));
     }
 
     /// Where this device can be reached.
@@ -191,6 +197,24 @@ mod tests {
         assert_eq!(book.at_known_ports(&texts(&["/ip4/0.0.0.0/tcp/09"])), None);
         assert_eq!(book.at_known_ports(&texts(&["/ip4/0.0.0.0/tcp/99"])), None);
         assert_eq!(AddressBook::restore(device(1), None).at_known_ports(&any), None);
+    }
+
+    #[test]
+    fn a_device_that_moves_about_is_reached_where_it_came_last_and_strangers_are_forgotten() {
+        let mut book = AddressBook::restore(device(1), None);
+        for at in 0..20 {
+            book.listening(format!("/ip4/10.0.0.{at}/tcp/1"));
+        }
+        book.listening("/ip4/10.0.0.15/tcp/1".to_owned());
+        let own = book.own();
+        assert_eq!((own.len(), own[0].as_str(), own[1].as_str()), (8, "/ip4/10.0.0.15/tcp/1", "/ip4/10.0.0.19/tcp/1"));
+        for stranger in 2..=300 {
+            book.learn(device(stranger), texts(&["/a"]));
+        }
+        assert!(!book.learn(device(999), texts(&["/a"])), "there is no room");
+        book.keep_only(|id| id == device(2));
+        assert!(book.learn(device(999), texts(&["/a"])));
+        assert!(book.next_due(device(2)).is_some() && book.next_due(device(3)).is_none());
     }
 
     #[test]

@@ -118,22 +118,44 @@ impl PeerHandle {
         if left.is_empty() {
             return Ok(());
         }
-        let file = self.data.join(String::from_utf8_lossy(&left).as_ref());
+        let left = String::from_utf8_lossy(&left).into_owned();
+        let (name, done) = left.split_once(' ').unwrap_or((&left, ""));
+        let (name, done) = (name.to_owned(), done.parse().unwrap_or(0));
+        let file = self.data.join(&name);
         let (registry, device) = (self.registry().clone(), self.device());
         let data = self.query(move |_| {
             let mut c = open_reader(&file).map_err(|error| QueryError::Storage(error.to_string()))?;
             own_data(&mut c, &registry, device)
         });
-        self.issue_anew(data.await?).await?;
-        let transactions = self.tree().links.transactions;
-        let done = transactions.send(Keep(vec![Note::Setting(LEFT_SETTING, Vec::new())])).await;
-        done.map_err(QueryError::from)?.map_err(|error| JoinError::Storage(error.to_string()))
+        // The file does not change any more, so its parts are the same at every start. What is done is not done again:
+        // others may have changed it since.
+        for (at, part) in data.await?.chunks(COMMIT_CHANGES_MAX / 4).enumerate().skip(done) {
+            self.issue_anew(part.to_vec()).await?;
+            self.note_left(format!("{name} {}", at + 1)).await?;
+        }
+        self.note_left(String::new()).await
+    }
+
+    /// Notes what is left to be taken along.
+    async fn note_left(&self, left: String) -> Result<(), JoinError> {
+        let mut patience = AGAIN_MAX;
+        loop {
+            let note = Note::Setting(LEFT_SETTING, left.clone().into_bytes());
+            match self.tree().links.transactions.send(Keep(vec![note])).await.map_err(QueryError::from)? {
+                Ok(()) => return Ok(()),
+                Err(error) if patience == 0 => return Err(JoinError::Storage(error.to_string())),
+                Err(_) => {
+                    patience -= 1;
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
     }
 
     /// Commits records in the joined library. What does not fit one commit is halved; a record that is refused by itself
     /// is left in the old library's file, and said.
     async fn issue_anew(&self, data: Vec<Write>) -> Result<(), JoinError> {
-        let mut waiting: Vec<Vec<Write>> = data.chunks(COMMIT_CHANGES_MAX / 4).rev().map(<[Write]>::to_vec).collect();
+        let mut waiting = vec![data];
         let mut patience = AGAIN_MAX;
         while let Some(mut writes) = waiting.pop() {
             match self.commit(writes.clone()).await {

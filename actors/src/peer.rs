@@ -120,7 +120,13 @@ impl Peer {
     pub(crate) async fn run(options: PeerOptions) -> Result<(Addr<Self>, Arc<RwLock<Tree>>), StartError> {
         let identity = Identity::open(&options.data, &options.environment)?;
         let threads = Threads::new(options.environment.placement);
-        let tree = Arc::new(RwLock::new(Tree::start(&identity, &options, &threads).await?));
+        let tree = match Tree::start(&identity, &options, &threads).await {
+            Ok(tree) => Arc::new(RwLock::new(tree)),
+            Err(error) => {
+                threads.end();
+                return Err(error);
+            }
+        };
         let parts = Some(Parts { identity, options, threads });
         let peer = Self { parts, tree: tree.clone(), stopped: Vec::new() };
         Ok((peer.start(), tree))
@@ -151,14 +157,7 @@ impl Handler<StopPeer> for Peer {
         let stop = async move {
             if let Some(parts) = parts {
                 tree.stop().await;
-                for arbiter in &parts.threads.own {
-                    arbiter.stop();
-                }
-                for arbiter in parts.threads.own {
-                    if arbiter.join().is_err() {
-                        tracing::error!("a thread of the peer had panicked");
-                    }
-                }
+                parts.threads.end();
             }
         };
         Box::pin(stop.into_actor(self).map(|(), _, ctx| ctx.stop()))
@@ -194,12 +193,19 @@ pub(crate) struct ChangeLibrary {
 }
 
 impl Handler<ChangeLibrary> for Peer {
-    type Result = ResponseActFuture<Self, Result<(), StartError>>;
+    /// Nothing else is done meanwhile: neither a stop nor another change may come between.
+    type Result = AtomicResponse<Self, Result<(), StartError>>;
 
     fn handle(&mut self, change: ChangeLibrary, _: &mut Self::Context) -> Self::Result {
-        let (parts, tree) = (self.parts.take(), self.tree.read().clone());
+        let tree = self.tree.read().clone();
+        if tree.links.library == change.membership.library() {
+            // Two joins at once: the other one was first.
+            return AtomicResponse::new(Box::pin(async { Ok(()) }.into_actor(self)));
+        }
+        let Some(parts) = self.parts.take() else {
+            return AtomicResponse::new(Box::pin(async { Err(store_error("the peer is stopping")) }.into_actor(self)));
+        };
         let work = async move {
-            let Some(parts) = parts else { return (None, Err(store_error("the peer is stopping"))) };
             tree.stop().await;
             let swapped = swap(&parts.identity, &change, &parts.options.environment);
             // A listener's port may be free only a moment after the old network ended, and a disk may recover.
@@ -210,10 +216,10 @@ impl Handler<ChangeLibrary> for Peer {
                 tokio::time::sleep(Duration::from_millis(wait_ms)).await;
                 started = Tree::start(&parts.identity, &parts.options, &parts.threads).await;
             }
-            (Some(parts), started.map(|tree| (tree, swapped)))
+            (parts, started.map(|tree| (tree, swapped)))
         };
-        Box::pin(work.into_actor(self).map(|(parts, started), actor, ctx| {
-            actor.parts = parts;
+        AtomicResponse::new(Box::pin(work.into_actor(self).map(|(parts, started), actor, ctx| {
+            actor.parts = Some(parts);
             match started {
                 // Whether or not the file could be changed: a peer runs again, on the one that is there.
                 Ok((tree, swapped)) => {
@@ -225,6 +231,6 @@ impl Handler<ChangeLibrary> for Peer {
                     Err(error)
                 }
             }
-        }))
+        })))
     }
 }

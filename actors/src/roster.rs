@@ -108,6 +108,8 @@ impl Roster {
         }
         let digest = self.membership.digest();
         if self.told != Some(digest) {
+            let membership = &self.membership;
+            self.book.keep_only(|device| membership.is_member(device));
             let members = MembersAre(self.membership.members().keys().copied().collect());
             let told = links.heartbeats.try_send(MembershipIs(self.membership.clone())).is_ok()
                 && links.retry.try_send(members).is_ok();
@@ -406,7 +408,7 @@ impl Handler<NetworkEvent> for Roster {
             NetworkEvent::Request { peer, bytes, reply } => self.request(peer, bytes, reply, ctx),
             NetworkEvent::Listening { address } => self.book.listening(address),
             NetworkEvent::Discovered { peer, addresses } => {
-                if self.book.learn(peer.device(), addresses) && self.membership.is_member(peer.device()) {
+                if self.membership.is_member(peer.device()) && self.book.learn(peer.device(), addresses) {
                     self.save_book(ctx);
                     self.dial(ctx);
                 }

@@ -54,6 +54,18 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
+    /// Ends the threads that were made, and waits until they have ended.
+    pub(crate) fn end(self) {
+        for arbiter in &self.own {
+            arbiter.stop();
+        }
+        for arbiter in self.own {
+            if arbiter.join().is_err() {
+                tracing::error!("a thread of the peer had panicked");
+            }
+        }
+    }
+
     pub(crate) fn new(placement: Placement) -> Self {
         match placement {
             Placement::OneThread => {

@@ -163,3 +163,21 @@ fn a_device_that_was_removed_pairs_anew_as_a_new_device_and_the_old_one_stays_ou
         cluster.until_pruned(LATER).await;
     });
 }
+
+#[test]
+fn of_two_joins_at_once_the_device_ends_in_the_library_and_runs_on() {
+    for seed in 1_020..1_030 {
+        Cluster::run(seed, async |cluster| {
+            let (a, b) = (cluster.device("a").await, cluster.device("b").await);
+            let tag = a.add_tag("there").await;
+            let ticket = a.ticket(Duration::from_mins(5)).await;
+            let (one, two) = (b.peer(), b.peer());
+            let (one, two) = futures::join!(one.join(&ticket, false), two.join(&ticket, false));
+            let is_in = |joined: &Result<_, JoinError>| matches!(joined, Ok(_) | Err(JoinError::AlreadyMember));
+            assert!(is_in(&one) || is_in(&two), "{one:?}, {two:?}");
+            cluster.settle(LATER).await;
+            assert_eq!(b.tag_name(tag).await.as_deref(), Some("there"));
+            assert_eq!(a.peer().members().await.unwrap().len(), 2);
+        });
+    }
+}
