@@ -36,10 +36,6 @@ use crate::signals::Signals;
 #[cfg(not(debug_assertions))]
 const _: () = assert!(!starling::rig::RIGGED, "a release is built without the package starling-tests");
 
-/// Gives memory back after a burst, where the system's own keeps a dozen threads' worth of the most there ever was.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&arguments) {
