@@ -99,10 +99,13 @@ impl AddressBook {
         self.own.truncate(ADDRESSES_MAX);
     }
 
-    /// Forgets who is no member: strangers on the same network must not take the room of members.
-    pub(crate) fn keep_only(&mut self, is_member: impl Fn(DeviceId) -> bool) {
-        self.known.retain(|device, _| is_member(*device));
-        self.dials.retain(|device, _| is_member(*device));
+    /// Forgets who is no member where there is no room left: strangers on the same network must not take that of members.
+    /// As long as there is, they are kept: one of them may be about to join.
+    pub(crate) fn make_room(&mut self, is_member: impl Fn(DeviceId) -> bool) {
+        if self.known.len() >= DEVICES_MAX {
+            self.known.retain(|device, _| is_member(*device));
+            self.dials.retain(|device, _| is_member(*device));
+        }
     }
 
     /// Where this device can be reached.
@@ -212,9 +215,11 @@ mod tests {
             book.learn(device(stranger), texts(&["/a"]));
         }
         assert!(!book.learn(device(999), texts(&["/a"])), "there is no room");
-        book.keep_only(|id| id == device(2));
+        book.make_room(|id| id == device(2));
         assert!(book.learn(device(999), texts(&["/a"])));
         assert!(book.next_due(device(2)).is_some() && book.next_due(device(3)).is_none());
+        book.make_room(|_| false);
+        assert!(book.next_due(device(999)).is_some(), "there is room");
     }
 
     #[test]

@@ -108,8 +108,6 @@ impl Roster {
         }
         let digest = self.membership.digest();
         if self.told != Some(digest) {
-            let membership = &self.membership;
-            self.book.keep_only(|device| membership.is_member(device));
             let members = MembersAre(self.membership.members().keys().copied().collect());
             let told = links.heartbeats.try_send(MembershipIs(self.membership.clone())).is_ok()
                 && links.retry.try_send(members).is_ok();
@@ -151,7 +149,8 @@ impl Roster {
 
     fn close(&mut self, peer: DeviceId) {
         if let Some(session) = self.sessions.remove(&peer) {
-            tell(&session, Halt);
+            // It must hear this, however much waits in its mailbox: a lost end would leave it running for ever.
+            drop(actix::spawn(async move { session.send(Halt).await }));
             if let Some(links) = &self.links {
                 tell(&links.events, Happened(EventKind::Disconnected(peer)));
             }
@@ -332,6 +331,12 @@ impl Roster {
         }
     }
 
+    /// Members have room in the address book.
+    fn make_room(&mut self) {
+        let membership = &self.membership;
+        self.book.make_room(|device| membership.is_member(device));
+    }
+
     fn save_book(&self, ctx: &mut Context<Self>) {
         let Some(links) = &self.links else { return };
         let kept = links.transactions.send(Keep(vec![self.book.note()])).into_actor(self);
@@ -408,7 +413,11 @@ impl Handler<NetworkEvent> for Roster {
             NetworkEvent::Request { peer, bytes, reply } => self.request(peer, bytes, reply, ctx),
             NetworkEvent::Listening { address } => self.book.listening(address),
             NetworkEvent::Discovered { peer, addresses } => {
-                if self.membership.is_member(peer.device()) && self.book.learn(peer.device(), addresses) {
+                let is_member = self.membership.is_member(peer.device());
+                if is_member {
+                    self.make_room();
+                }
+                if self.book.learn(peer.device(), addresses) && is_member {
                     self.save_book(ctx);
                     self.dial(ctx);
                 }
@@ -467,6 +476,7 @@ impl Handler<Met> for Roster {
         self.book.reached(peer);
         self.learn(statements, ctx);
         let mut news = false;
+        self.make_room();
         for (device, known) in addresses {
             if self.membership.is_member(device) && (device == peer || !self.connected.contains_key(&device)) {
                 news |= self.book.learn(device, known);
