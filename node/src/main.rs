@@ -7,6 +7,7 @@ mod commands;
 mod daemon;
 mod data_directory;
 mod demo;
+mod derived;
 mod error;
 mod indexer;
 mod indexing;

@@ -13,7 +13,10 @@ use starling_schema::model::{ModelSpec, Syncable};
 use starling_schema::models::{Entry, Location, Volume};
 use starling_schema::value::{Fields, Value};
 
-const TABLES: &str = include_str!("../../../migrations/2026-11-22-000002_models/up.sql");
+const TABLES: [&str; 2] = [
+    include_str!("../../../migrations/2026-11-22-000001_ledger/up.sql"),
+    include_str!("../../../migrations/2026-11-22-000002_models/up.sql"),
+];
 
 /// What tests index into.
 #[derive(Clone)]
@@ -25,6 +28,7 @@ pub(crate) struct Bench {
 struct Inner {
     connection: SqliteConnection,
     commits: Vec<usize>,
+    queries: usize,
     refusals: Vec<CommitError>,
 }
 
@@ -37,8 +41,8 @@ impl std::fmt::Debug for Bench {
 impl Bench {
     pub(crate) fn new() -> Self {
         let mut connection = SqliteConnection::establish(":memory:").unwrap();
-        connection.batch_execute(TABLES).unwrap();
-        let inner = Inner { connection, commits: Vec::new(), refusals: Vec::new() };
+        connection.batch_execute(&TABLES.concat()).unwrap();
+        let inner = Inner { connection, commits: Vec::new(), queries: 0, refusals: Vec::new() };
         Self { inner: Arc::new(Mutex::new(inner)), environment: Environment::system() }
     }
 
@@ -61,11 +65,24 @@ impl Bench {
         std::mem::take(&mut self.inner.lock().unwrap().commits)
     }
 
+    /// How many queries there were since the last call.
+    pub(crate) fn take_queries(&self) -> usize {
+        std::mem::take(&mut self.inner.lock().unwrap().queries)
+    }
+
+    /// How far the device's own stream is: less than before after an older copy was put back.
+    pub(crate) fn set_head(&self, head: i64) {
+        let sql = format!("UPDATE stream SET watermark = {head}");
+        self.inner.lock().unwrap().connection.batch_execute(&sql).unwrap();
+    }
+
     pub(crate) fn query<T>(
         &self,
         read: impl FnOnce(&mut SqliteConnection) -> Result<T, QueryError>,
     ) -> Result<T, QueryError> {
-        read(&mut self.inner.lock().unwrap().connection)
+        let mut inner = self.inner.lock().unwrap();
+        inner.queries += 1;
+        read(&mut inner.connection)
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "a peer is asked the same way")]
@@ -78,7 +95,15 @@ impl Bench {
         inner.commits.push(writes.len());
         inner
             .connection
-            .transaction(|connection| writes.iter().try_for_each(|write| apply(connection, owner, write)))
+            .transaction(|connection| {
+                let id = hex::encode(owner.0.as_bytes());
+                connection.batch_execute(&format!(
+                    "INSERT INTO stream (kind, origin, watermark) VALUES (0, x'{id}', {count})
+                     ON CONFLICT DO UPDATE SET watermark = watermark + {count}",
+                    count = writes.len()
+                ))?;
+                writes.iter().try_for_each(|write| apply(connection, owner, write))
+            })
             .map_err(|error: diesel::result::Error| CommitError::Storage(error.into()))?;
         Ok(Receipt::default())
     }

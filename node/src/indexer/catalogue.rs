@@ -9,7 +9,7 @@ use diesel::sqlite::SqliteConnection;
 use starling::environment::Environment;
 use starling::{CommitError, PeerHandle, QueryError};
 use starling_schema::change::Write;
-use starling_schema::ids::{DeviceId, RecordId};
+use starling_schema::ids::{DeviceId, LibraryId, RecordId};
 use starling_schema::models::EntryKind;
 
 use super::error::IndexError;
@@ -181,6 +181,21 @@ impl Catalogue {
             }
         }
         Err(IndexError::Query { path: path.to_owned(), error: QueryError::Busy })
+    }
+
+    /// Which library it is.
+    pub(crate) fn library(&self) -> LibraryId {
+        match self {
+            Self::Peer(peer) => peer.library(),
+            #[cfg(test)]
+            Self::Bench(_) => LibraryId::MIN,
+        }
+    }
+
+    /// The number of this device's newest row.
+    pub(crate) async fn head(&self, path: &Path, stop: &Stop) -> Result<i64, IndexError> {
+        let owner = self.device();
+        self.query(path, stop, move |connection| Ok(tables::head(connection, owner)?)).await
     }
 
     /// All locations of this device, in the order that they were added.

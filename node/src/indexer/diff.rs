@@ -49,8 +49,18 @@ pub(crate) struct World<'a> {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Fate {
     Unseen,
+    /// Seen where it was.
     Seen,
+    /// Seen elsewhere: what is at its old place now is another.
+    Moved,
+    /// Not seen, but perhaps there.
     Kept,
+}
+
+impl Fate {
+    fn is_seen(self) -> bool {
+        matches!(self, Self::Seen | Self::Moved)
+    }
 }
 
 /// A comparison under way.
@@ -66,6 +76,8 @@ pub(crate) struct Diff {
     /// The directories that were given with their paths, by id: where old paths are counted from.
     anchors: HashMap<RecordId, PathBuf>,
     waiting: Vec<(RecordId, Found)>,
+    /// What was at no known place, where a directory may be walked twice.
+    taken: HashSet<PathBuf>,
     unread: Vec<PathBuf>,
     /// Something could not be read and we do not know what: then nothing counts as gone.
     blind: bool,
@@ -103,6 +115,7 @@ impl Diff {
             known,
             directories: HashMap::new(),
             waiting: Vec::new(),
+            taken: HashSet::new(),
             unread: Vec::new(),
             blind: false,
             fresh_directories: Vec::new(),
@@ -140,13 +153,18 @@ impl Diff {
 
     /// Whether a known directory was found again so far.
     pub(crate) fn has_seen(&self, directory: RecordId) -> bool {
-        self.known.directory(directory).is_some_and(|at| self.fates[at] == Fate::Seen)
+        self.known.directory(directory).is_some_and(|at| self.fates[at].is_seen())
     }
 
     /// The known entries that are not gone.
     pub(crate) fn surviving(&self) -> HashSet<RecordId> {
         let rows = self.known.rows().iter().zip(&self.fates);
         rows.filter(|(_, fate)| **fate != Fate::Unseen).map(|(row, _)| row.id).collect()
+    }
+
+    /// Whether something could not be read and nobody knows what.
+    pub(crate) fn is_blind(&self) -> bool {
+        self.blind
     }
 
     /// Notes what could not be read: what is known below it will be kept.
@@ -171,7 +189,8 @@ impl Diff {
         let place = self.at_place(parent, &found);
         let taken_before = match place {
             Some(at) => self.fates[at] == Fate::Seen,
-            None => is_directory && self.directories.contains_key(&found.path),
+            None if is_directory => self.directories.contains_key(&found.path),
+            None => self.frame.targeted && !self.taken.insert(found.path.clone()),
         };
         if taken_before {
             return None;
@@ -183,10 +202,13 @@ impl Diff {
         if let Some(at) = self.moved_directory(&found, world.inode_at) {
             self.report.moved += 1;
             if self.frame.targeted {
+                if let Some(old_path) = self.known.path(at, &self.anchors) {
+                    self.directories.retain(|path, _| !path.starts_with(&old_path));
+                }
                 self.moved_directories.push(self.known.row(at).id);
                 self.fresh_directories.push(found.path.clone());
             }
-            return Some(self.write_over(at, Some(parent), &found));
+            return Some(self.write_over(at, Some(parent), &found, Fate::Moved));
         }
         if !is_directory && self.candidates(&found).next().is_some() {
             self.waiting.push((parent, found));
@@ -203,7 +225,7 @@ impl Diff {
             let origin = if self.blind { None } else { self.candidates(&found).next() };
             if let Some(at) = origin {
                 self.report.moved += 1;
-                writes.push(self.write_over(at, Some(parent), &found));
+                writes.push(self.write_over(at, Some(parent), &found, Fate::Moved));
             } else {
                 writes.push(self.newcomer(fresh(), Some(parent), &found));
             }
@@ -217,7 +239,7 @@ impl Diff {
                     self.growth += Totals { entries: -1, bytes: -row.facts.bytes() };
                     self.report.deleted += 1;
                 }
-                Fate::Seen => {}
+                Fate::Seen | Fate::Moved => {}
                 Fate::Unseen | Fate::Kept => self.report.kept += 1,
             }
         }
@@ -248,7 +270,7 @@ impl Diff {
     fn at_place(&self, parent: RecordId, found: &Found) -> Option<usize> {
         self.known
             .at_place(parent, names::last_name(&found.path))
-            .find(|at| self.known.row(*at).facts.kind == found.facts.kind)
+            .find(|at| self.known.row(*at).facts.kind == found.facts.kind && self.fates[*at] != Fate::Moved)
     }
 
     fn take_known(&mut self, at: usize, parent: RecordId, found: &Found) -> Option<Write> {
@@ -266,7 +288,7 @@ impl Diff {
             return None;
         }
         self.report.changed += 1;
-        Some(self.write_over(at, parent, found))
+        Some(self.write_over(at, parent, found, Fate::Seen))
     }
 
     /// Known entries seen nowhere so far that can be the found one. Their inode must be of the root's file system.
@@ -290,8 +312,8 @@ impl Diff {
         })
     }
 
-    fn write_over(&mut self, at: usize, parent: Option<RecordId>, found: &Found) -> Write {
-        self.fates[at] = Fate::Seen;
+    fn write_over(&mut self, at: usize, parent: Option<RecordId>, found: &Found, fate: Fate) -> Write {
+        self.fates[at] = fate;
         let row = self.known.row(at);
         if found.facts.kind == EntryKind::Directory {
             self.directories.insert(found.path.clone(), row.id);
@@ -354,7 +376,7 @@ impl Diff {
                 return true;
             }
             match self.known.directory(id) {
-                Some(at) if self.fates[at] != Fate::Seen => parent = self.known.row(at).parent,
+                Some(at) if !self.fates[at].is_seen() => parent = self.known.row(at).parent,
                 _ => return false,
             }
         }

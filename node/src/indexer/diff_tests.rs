@@ -220,6 +220,23 @@ fn two_directories_that_change_places_one_in_the_other_keep_their_ids() {
 }
 
 #[test]
+fn a_directory_that_takes_the_place_of_one_that_moved_is_new_in_whatever_order_they_are_seen() {
+    let moved = [directory("/l/b/new", 2), directory("/l/b/new/deep", 3), file("/l/b/new/deep/x", 4)];
+    let fresh = [directory("/l/a", 8), file("/l/a/other", 9)];
+    for moved_first in [true, false] {
+        let mut library = indexed();
+        let a = library.id_at("/l/a");
+        let (first, second) = if moved_first { (&moved[..], &fresh[..]) } else { (&fresh[..], &moved[..]) };
+        let finds = [&[directory("/l", 1), directory("/l/b", 6), file("/l/z", 7)], first, second].concat();
+        library.scan(finds.clone(), vec![]);
+        let keeps = if moved_first { "/l/b/new" } else { "/l/a" };
+        assert_eq!(library.id_at(keeps), a);
+        assert!(finds.iter().all(|found| library.at(found.path.to_str().unwrap()).is_some()), "{moved_first}");
+        assert_eq!(library.entries.len(), finds.len());
+    }
+}
+
+#[test]
 fn a_deleted_subtree_goes_whole() {
     let mut library = indexed();
     let finds = vec![directory("/l", 1), directory("/l/b", 6), file("/l/z", 7)];

@@ -54,6 +54,12 @@ pub(crate) enum IndexError {
         /// What is there instead.
         reason: String,
     },
+    /// What is kept of the directories could not be written, nor done away with. Nothing was changed.
+    #[error("what is kept of the folders cannot be written: {reason}")]
+    Kept {
+        /// The file, and the system's words.
+        reason: String,
+    },
     /// A scan could not commit. What it committed before stays; the next rescan does the rest.
     #[error("indexing {} failed: {error}", path.display())]
     Commit {

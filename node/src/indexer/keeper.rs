@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::catalogue::{OwnLocation, UnhashedPlace};
 use super::error::IndexError;
+use super::glance::Glance;
 use super::hash::{HashRequest, HashedFile};
 use super::progress::{Phase, ScanReport};
 use super::rows;
@@ -123,7 +124,7 @@ impl Keeper {
             self.start_watch().await;
         }
         self.touched.take();
-        let result = self.scanner.full(&mut self.at).await;
+        let result = self.scan_what_changed().await;
         let before = std::mem::replace(&mut self.last, result);
         self.scanner.board.end(self.at.id, &self.last);
         self.next_scan = match &self.last {
@@ -152,29 +153,59 @@ impl Keeper {
         }
     }
 
-    /// Looks at the touched directories, and again at those that only then can be placed.
+    /// Looks at the directories that changed since the last scan; at everything where that cannot be told.
+    async fn scan_what_changed(&mut self) -> ScanResult {
+        if let Glance::Changed(directories, seen) = self.scanner.glance(&self.at).await?
+            && let Some(done) = self.look_at(directories, None).await?
+        {
+            return Ok(ScanReport {
+                seen: seen.seen,
+                skipped: seen.skipped,
+                errors: seen.errors,
+                troubles: seen.troubles,
+                ..done
+            });
+        }
+        self.scanner.full(&mut self.at).await
+    }
+
+    /// Looks at the touched directories.
     async fn look_at_touched(&mut self) {
         let TouchedSet { directories, everything } = self.touched.take();
-        let mut waiting: Vec<PathBuf> = directories.into_iter().collect();
+        if !everything {
+            let late = self.touched.clone();
+            match self.look_at(directories.into_iter().collect(), Some(&late)).await {
+                Ok(Some(_)) | Err(IndexError::Stopped) => return,
+                // After an error a scan says whether the folder is gone, and when to try again.
+                Ok(None) | Err(_) => {}
+            }
+        }
+        self.scan().await;
+    }
+
+    /// Looks at some directories, and again at those that only then can be placed; none when all must be scanned.
+    async fn look_at(
+        &mut self,
+        mut directories: Vec<PathBuf>,
+        late: Option<&Touched>,
+    ) -> Result<Option<ScanReport>, IndexError> {
+        let mut all = ScanReport::default();
         for _ in 0..PASSES_MAX {
-            if everything || waiting.is_empty() {
+            if directories.is_empty() {
                 break;
             }
-            match self.scanner.targeted(&mut self.at, waiting, &self.touched).await {
-                Ok(Targeted::Done { unhashed, later }) => {
+            match self.scanner.targeted(&mut self.at, directories, late).await? {
+                Targeted::Done { report, unhashed, later } => {
                     if !unhashed.is_empty() {
                         self.ask_for_hashes(UnhashedPlace::These(unhashed));
                     }
-                    waiting = later;
+                    all.add(&report);
+                    directories = later;
                 }
-                Err(IndexError::Stopped) => return,
-                // After an error a full scan says whether the folder is gone, and when to try again.
-                Ok(Targeted::NeedsFullScan) | Err(_) => return self.scan().await,
+                Targeted::NeedsFullScan => return Ok(None),
             }
         }
-        if everything || !waiting.is_empty() {
-            self.scan().await;
-        }
+        Ok(directories.is_empty().then_some(all))
     }
 
     async fn start_watch(&mut self) {

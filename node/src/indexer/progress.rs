@@ -77,6 +77,15 @@ pub(crate) struct ScanReport {
 }
 
 impl ScanReport {
+    /// Takes in what one more look at some directories did.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.created += other.created;
+        self.changed += other.changed;
+        self.moved += other.moved;
+        self.deleted += other.deleted;
+        self.kept += other.kept;
+    }
+
     /// Whether the scan wrote any entry.
     pub(crate) fn wrote(&self) -> bool {
         self.created + self.changed + self.moved + self.deleted > 0

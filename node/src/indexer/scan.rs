@@ -1,6 +1,7 @@
 //! Runs scans: walks a location, compares, and commits what differs in bounded batches.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use starling::environment::Environment;
@@ -15,12 +16,15 @@ use super::catalogue::{Catalogue, OwnLocation};
 use super::diff::{Diff, Frame, Gone, Settled, World};
 use super::error::IndexError;
 use super::facts::Facts;
+use super::fingerprint::{Fingerprint, Fingerprints};
+use super::folders::{Folders, Scope};
 use super::known::{Known, KnownSet};
+use super::names;
 use super::presence::{self, Presence};
 use super::progress::{Board, Phase, ScanReport, TROUBLES_LISTED_MAX};
 use super::rows::{self, Totals};
 use super::stop::Stop;
-use super::walk::{self, BATCHES_WAITING_MAX, WalkBatch, WalkPlan};
+use super::walk::{self, BATCHES_WAITING_MAX, Found, Trouble, WalkBatch, WalkPlan};
 
 /// The most rows of one commit: a commit costs one disk flush, and other writers wait for it about 50 ms at most.
 pub(crate) const COMMIT_ROWS_MAX: usize = 4_000;
@@ -36,6 +40,8 @@ pub(crate) const SCANS_MAX: usize = 2;
 pub(crate) struct Scanner {
     /// The library.
     pub(crate) catalogue: Catalogue,
+    /// What its directories held when they were last looked at.
+    pub(crate) folders: Folders,
     /// What to pass over.
     pub(crate) options: Arc<IndexOptions>,
     /// Where progress is shown.
@@ -80,6 +86,7 @@ impl Scanner {
             run.push(rows::totals(at.id, after, self.catalogue.environment().wall_ms())).await?;
         }
         run.flush().await?;
+        run.finish(&diff, true).await?;
         at.totals = after;
         at.scanned = true;
         Ok(report)
@@ -114,6 +121,16 @@ impl Scanner {
         }
     }
 
+    /// Does something with what is kept of directories, on a thread that may wait.
+    pub(super) async fn with_folders<T: Send + 'static>(
+        &self,
+        at: &OwnLocation,
+        work: impl FnOnce(&Folders, &OwnLocation) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, IndexError> {
+        let folders = self.folders.clone();
+        self.blocking(at, move |at| work(&folders, &at)).await?.map_err(|reason| IndexError::Kept { reason })
+    }
+
     /// What a comparison is told of the location.
     pub(super) fn frame(at: &OwnLocation, presence: Presence, targeted: bool) -> Frame {
         Frame { location: at.id, root_id: at.root, root: at.path.clone(), device: presence.device_number, targeted }
@@ -142,6 +159,9 @@ impl Scanner {
             skipped: 0,
             errors: 0,
             troubles: Vec::new(),
+            directories: Fingerprints::new(),
+            unread: Vec::new(),
+            was_known: None,
         }
     }
 }
@@ -159,12 +179,20 @@ pub(super) struct Run<'a> {
     skipped: u64,
     errors: u64,
     troubles: Vec<String>,
+    /// What the directories held that were walked.
+    directories: Fingerprints,
+    /// What could not be read.
+    unread: Vec<PathBuf>,
+    /// Whether the location's directories were known when the first row was written.
+    was_known: Option<bool>,
 }
 
 impl Run<'_> {
     /// Walks and compares. The walk waits while a commit is under way: the channel between them is bounded.
     pub(super) async fn compare(&mut self, plan: WalkPlan, diff: &mut Diff) -> Result<(), IndexError> {
         let stop = self.scanner.stop.clone();
+        let (root, goes_down) = (plan.root.clone(), plan.depth_max.is_none());
+        self.directories.insert(root.clone(), Fingerprint::default());
         let (batches, mut inbox) = mpsc::channel(BATCHES_WAITING_MAX);
         let walker_stop = stop.clone();
         let walker = tokio::task::spawn_blocking(move || walk::walk(&plan, &batches, &walker_stop));
@@ -174,6 +202,9 @@ impl Run<'_> {
                 batch = inbox.recv() => batch,
             };
             let Some(batch) = batch else { break };
+            for found in &batch.found {
+                self.note(found, &root, goes_down);
+            }
             self.take(batch, diff).await?;
             if self.overfull {
                 break;
@@ -186,15 +217,30 @@ impl Run<'_> {
         if stop.is_set() { Err(IndexError::Stopped) } else { Ok(()) }
     }
 
+    /// Notes that something lies in its directory, found by a walk from `root`.
+    fn note(&mut self, found: &Found, root: &Path, goes_down: bool) {
+        if found.path == self.at.path {
+            self.directories.entry(found.path.clone()).or_default().add_root(&found.facts);
+        }
+        if found.path == root {
+            return;
+        }
+        if let Some(print) = found.path.parent().and_then(|parent| self.directories.get_mut(parent)) {
+            print.add(names::last_name(&found.path), &found.facts);
+        }
+        if goes_down && found.facts.kind == EntryKind::Directory {
+            self.directories.insert(found.path.clone(), Fingerprint::default());
+        }
+    }
+
     async fn take(&mut self, batch: WalkBatch, diff: &mut Diff) -> Result<(), IndexError> {
         self.skipped += batch.skipped;
         for trouble in batch.troubles {
             self.errors += 1;
             if self.troubles.len() < TROUBLES_LISTED_MAX {
-                let path = trouble.path.as_deref().unwrap_or(&self.at.path);
-                self.troubles.push(format!("{}: {}", path.display(), trouble.reason));
+                self.troubles.push(trouble.to_string());
             }
-            diff.note_trouble(trouble);
+            self.note_trouble(trouble, diff);
         }
         for found in batch.found {
             let ids = &mut self.ids;
@@ -211,6 +257,12 @@ impl Run<'_> {
             progress.skipped = skipped;
         });
         Ok(())
+    }
+
+    /// Notes what could not be read.
+    pub(super) fn note_trouble(&mut self, trouble: Trouble, diff: &mut Diff) {
+        self.unread.extend(trouble.path.clone());
+        diff.note_trouble(trouble);
     }
 
     /// Decides what had to wait for the end of the walks.
@@ -247,10 +299,35 @@ impl Run<'_> {
     /// Commits what waits.
     pub(super) async fn flush(&mut self) -> Result<(), IndexError> {
         let writes = std::mem::take(&mut self.pending);
+        if writes.is_empty() {
+            return Ok(());
+        }
+        if self.was_known.is_none() {
+            let was_known = self.scanner.with_folders(&self.at, |folders, at| folders.begin(at.id)).await?;
+            self.was_known = Some(was_known);
+        }
         let count = writes.len() as u64;
         self.scanner.catalogue.commit(&self.at.path, writes, &self.scanner.stop).await?;
         self.scanner.board.update(self.at.id, |progress| progress.committed += count);
         Ok(())
+    }
+
+    /// Notes what the walked directories hold, now that all of that is in the library: all of them, or some.
+    pub(super) async fn finish(&mut self, diff: &Diff, whole: bool) -> Result<(), IndexError> {
+        if diff.is_blind() {
+            return Ok(());
+        }
+        let read = std::mem::take(&mut self.directories);
+        let mut found: HashMap<PathBuf, Option<Fingerprint>> =
+            read.into_iter().map(|(path, print)| (path, Some(print))).collect();
+        for path in std::mem::take(&mut self.unread) {
+            // What could not be looked at is missing in the number of the directory that it lies in.
+            found.extend(path.parent().map(|parent| (parent.to_owned(), None)));
+            found.insert(path, None);
+        }
+        let head = self.scanner.catalogue.head(&self.at.path, &self.scanner.stop).await?;
+        let scope = if whole { Scope::Whole } else { Scope::Part { was_known: self.was_known } };
+        self.scanner.with_folders(&self.at, move |folders, at| folders.finish(at.id, head, &found, scope)).await
     }
 
     /// The files among what waits for the next commit whose content hash is not known.

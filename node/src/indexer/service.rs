@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::IndexOptions;
 use super::catalogue::{Catalogue, OwnLocation};
 use super::error::IndexError;
+use super::folders::Folders;
 use super::hash::{self, HashRequest, REQUESTS_WAITING_MAX};
 use super::keeper::{Keeper, Order};
 use super::presence;
@@ -49,6 +50,7 @@ pub(crate) struct Service {
     options: Arc<IndexOptions>,
     board: Board,
     turns: Arc<Semaphore>,
+    folders: Folders,
     locations: BTreeMap<RecordId, Kept>,
     hasher: Option<(mpsc::Sender<HashRequest>, JoinHandle<()>)>,
     stop: Stop,
@@ -70,7 +72,9 @@ impl Service {
             let (requests, inbox) = mpsc::channel(REQUESTS_WAITING_MAX);
             (requests, actix::spawn(hash::run(catalogue.clone(), board.clone(), inbox, stop.clone())))
         });
+        let folders = Folders::new(options.data.clone(), catalogue.library());
         let mut service = Self {
+            folders,
             catalogue,
             options: Arc::new(options),
             board,
@@ -115,6 +119,7 @@ impl Service {
         self.board.put_up(at.id);
         let scanner = Scanner {
             catalogue: self.catalogue.clone(),
+            folders: self.folders.clone(),
             options: self.options.clone(),
             board: self.board.clone(),
             turns: self.turns.clone(),
@@ -160,12 +165,22 @@ impl Service {
         kept.stop.stop();
         ended(kept.task).await;
         self.board.update(id, |progress| progress.phase = Phase::Removing);
-        let deleted = self.delete_rows(&kept.at).await;
+        let deleted = match self.forget(&kept.at).await {
+            Ok(()) => self.delete_rows(&kept.at).await,
+            Err(error) => Err(error),
+        };
         match deleted {
             Ok(_) => self.board.remove(id),
             Err(_) => self.keep(kept.at),
         }
         deleted
+    }
+
+    /// Forgets what its directories hold: its rows are about to go.
+    async fn forget(&self, at: &OwnLocation) -> Result<(), IndexError> {
+        let (folders, id) = (self.folders.clone(), at.id);
+        let forgotten = tokio::task::spawn_blocking(move || folders.remove(id)).await;
+        forgotten.map_err(|_| IndexError::CutShort(at.path.clone()))?.map_err(|reason| IndexError::Kept { reason })
     }
 
     async fn delete_rows(&self, at: &OwnLocation) -> Result<u64, IndexError> {

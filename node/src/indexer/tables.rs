@@ -8,6 +8,7 @@ use diesel::sqlite::SqliteConnection;
 use starling::QueryError;
 use starling_schema::ids::{DeviceId, RecordId};
 use starling_schema::models::EntryKind;
+use starling_schema::stream::StreamKind;
 
 use super::catalogue::OwnLocation;
 use super::facts::Facts;
@@ -27,6 +28,14 @@ diesel::table! {
         byte_size -> Nullable<BigInt>,
         last_scan_at -> Nullable<BigInt>,
         raw_path -> Nullable<Binary>,
+    }
+}
+diesel::table! {
+    /// How far each stream is.
+    stream (kind, origin) {
+        kind -> Integer,
+        origin -> Binary,
+        watermark -> BigInt,
     }
 }
 diesel::table! {
@@ -115,6 +124,12 @@ impl EntryRow {
             hash: self.content_hash.map(Vec::into_boxed_slice),
         })
     }
+}
+
+/// The number of the newest row of an owner.
+pub(crate) fn head(connection: &mut SqliteConnection, owner: DeviceId) -> QueryResult<i64> {
+    let own = stream::table.filter(stream::kind.eq(StreamKind::State.code()).and(stream::origin.eq(owner)));
+    Ok(own.select(stream::watermark).first(connection).optional()?.unwrap_or(0))
 }
 
 /// What a directory holds.

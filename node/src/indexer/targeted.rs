@@ -13,6 +13,7 @@ use super::diff::{Diff, Settled};
 use super::error::IndexError;
 use super::known::{Known, KnownSet};
 use super::presence::{self, Presence};
+use super::progress::ScanReport;
 use super::rows;
 use super::scan::{Run, Scanner};
 use super::walk::Trouble;
@@ -31,6 +32,8 @@ const LOOKS_MAX: usize = 4;
 pub(crate) enum Targeted {
     /// Done.
     Done {
+        /// What was done.
+        report: ScanReport,
         /// Files to hash.
         unhashed: Vec<RecordId>,
         /// Paths that make sense only now that the rest is committed.
@@ -50,7 +53,8 @@ struct Look<'a> {
 }
 
 impl Scanner {
-    /// Compares some directories of a location, one level deep, and all of those that are new or have moved.
+    /// Compares some directories of a location, one level deep, and all of those that are new or have moved. `late` is
+    /// where the rest of a move may still be told of; none when all that changed is among the directories.
     ///
     /// # Errors
     /// What was committed before stays, and nothing counts as deleted.
@@ -58,7 +62,7 @@ impl Scanner {
         &self,
         at: &mut OwnLocation,
         touched: Vec<PathBuf>,
-        late: &Touched,
+        late: Option<&Touched>,
     ) -> Result<Targeted, IndexError> {
         let _turn = self.turn().await?;
         let mut touched: BTreeSet<PathBuf> = touched.into_iter().collect();
@@ -73,7 +77,7 @@ impl Scanner {
                 deep.extend(unloaded);
                 continue;
             }
-            if !look.settled.gone.is_empty() && looks < LOOKS_MAX {
+            if let Some(late) = late.filter(|_| !look.settled.gone.is_empty() && looks < LOOKS_MAX) {
                 self.sleep(LATE_EVENTS).await?;
                 let more = late.take();
                 if more.everything {
@@ -120,7 +124,7 @@ impl Scanner {
             run.compare(self.plan(&directory.path, Some(1)), &mut diff).await?;
             if !diff.has_seen(directory.row.id) {
                 // It went while we looked, perhaps to another name. What holds it knows more.
-                diff.note_trouble(Trouble { path: Some(directory.path.clone()), reason: String::new() });
+                run.note_trouble(Trouble { path: Some(directory.path.clone()), reason: String::new() }, &mut diff);
                 later.extend(directory.path.parent().map(Path::to_owned));
             }
         }
@@ -178,8 +182,9 @@ impl Scanner {
             run.push(rows::totals(at.id, after, self.catalogue.environment().wall_ms())).await?;
         }
         run.flush().await?;
+        run.finish(&diff, false).await?;
         at.totals = after;
-        Ok(Targeted::Done { unhashed, later })
+        Ok(Targeted::Done { report, unhashed, later })
     }
 
     async fn sleep(&self, time: Duration) -> Result<(), IndexError> {

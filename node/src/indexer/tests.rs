@@ -1,14 +1,18 @@
 //! The running indexer against real folders and a database without a peer.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::time::Duration;
 
 use starling::{CommitError, StoreError};
+use starling_schema::change::Write;
+use starling_schema::models::Entry;
 use tempfile::TempDir;
 
 use super::bench::Bench;
 use super::catalogue::OwnLocation;
-use super::known::Known;
+use super::facts::Facts;
+use super::known::{Known, KnownSet};
 use super::*;
 
 /// Longer than any step takes on a loaded machine.
@@ -17,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct World {
     folder: TempDir,
     bench: Bench,
+    options: IndexOptions,
     indexer: Indexer,
 }
 
@@ -27,8 +32,33 @@ fn quiet() -> IndexOptions {
 impl World {
     async fn new(options: IndexOptions) -> Self {
         let bench = Bench::new();
-        let indexer = Indexer::start_on(Catalogue::Bench(bench.clone()), options).await.unwrap();
-        Self { folder: tempfile::tempdir().unwrap(), bench, indexer }
+        let indexer = Indexer::start_on(Catalogue::Bench(bench.clone()), options.clone()).await.unwrap();
+        Self { folder: tempfile::tempdir().unwrap(), bench, options, indexer }
+    }
+
+    async fn restart(&mut self) {
+        self.indexer.stop().await;
+        self.indexer = Indexer::start_on(Catalogue::Bench(self.bench.clone()), self.options.clone()).await.unwrap();
+    }
+
+    /// The entries of the library by their paths.
+    async fn tree(&self) -> BTreeMap<PathBuf, Facts> {
+        let set = KnownSet::new(self.entries().await);
+        let at = &self.locations().await[0];
+        let anchors = HashMap::from([(at.root, at.path.clone())]);
+        let rows = set.rows().iter().enumerate();
+        rows.map(|(position, row)| match row.parent {
+            Some(_) => (set.path(position, &anchors).unwrap(), row.facts),
+            None => (at.path.clone(), row.facts),
+        })
+        .collect()
+    }
+
+    /// The folder as it is.
+    fn disk(&self) -> BTreeMap<PathBuf, Facts> {
+        let root = self.root();
+        let found = std::thread::spawn(move || walk::tests::collect(&walk::tests::plan(&root)).found).join().unwrap();
+        found.into_iter().map(|found| (found.path, found.facts)).collect()
     }
 
     fn root(&self) -> PathBuf {
@@ -257,4 +287,103 @@ async fn a_big_folder_that_comes_while_watching_is_taken_by_a_full_scan() {
     fs::rename(staging.path(), world.root().join("big")).unwrap();
     let expected = i64::try_from(scan::COMMIT_ROWS_MAX + 102).unwrap();
     world.until("all", async |world| world.locations().await[0].totals.entries == expected).await;
+}
+
+/// A world whose indexer keeps what directories held, in a place of its own.
+async fn keeping() -> (World, TempDir) {
+    let data = tempfile::tempdir().unwrap();
+    let world = World::new(IndexOptions { data: Some(data.path().to_owned()), ..quiet() }).await;
+    (world, data)
+}
+
+#[actix::test]
+async fn of_a_folder_that_did_not_change_no_row_is_read() {
+    let (mut world, _data) = keeping().await;
+    (0..50).for_each(|n| world.write(&format!("{}/{n}", n % 5), ""));
+    let location = world.add().await;
+    for restarted in [false, true] {
+        if restarted {
+            world.restart().await;
+        }
+        world.bench.take_queries();
+        let report = world.indexer.rescan(location).await.unwrap();
+        assert_eq!((report.seen, report.wrote()), (56, false));
+        assert_eq!(world.bench.take_queries(), 1 + usize::from(restarted), "how far this device is, and the locations");
+    }
+    world.write("3/new", "");
+    assert_eq!(world.indexer.rescan(location).await.map(|report| (report.seen, report.created)), Ok((57, 1)));
+    assert_eq!(world.tree().await, world.disk());
+}
+
+#[actix::test]
+async fn an_older_copy_of_the_library_is_compared_file_by_file() {
+    let (mut world, _data) = keeping().await;
+    world.write("a/one", "1");
+    let location = world.add().await;
+    let one = world.id_of("one").await;
+    world.bench.commit(vec![Write::delete(Entry::MODEL, one)]).unwrap();
+    assert_eq!(world.indexer.rescan(location).await.map(|report| report.created), Ok(0), "nobody else writes its rows");
+    world.bench.set_head(1);
+    world.restart().await;
+    world.indexer.settled(location).await.unwrap();
+    assert_eq!(world.tree().await, world.disk());
+}
+
+/// How many random histories of a folder are tried.
+const SEEDS: u64 = 12;
+
+/// Numbers that a seed decides.
+struct Dice(blake3::OutputReader);
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof())
+    }
+
+    fn below(&mut self, sides: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.0.fill(&mut bytes);
+        u64::from_le_bytes(bytes) % sides
+    }
+
+    /// A path of up to three names out of few, so that paths meet.
+    fn path(&mut self) -> PathBuf {
+        (0..=self.below(3)).map(|_| ["a", "b", "c", "d"][usize::try_from(self.below(4)).unwrap()]).collect()
+    }
+}
+
+/// Does something to a folder. What cannot be done is not.
+fn meddle(root: &Path, dice: &mut Dice, step: usize) {
+    let (path, other) = (root.join(dice.path()), root.join(dice.path()));
+    drop(match dice.below(6) {
+        0 | 1 => fs::create_dir_all(&path),
+        2 | 3 => fs::create_dir_all(path.parent().unwrap()).and_then(|()| fs::write(&path, "x".repeat(step))),
+        4 => fs::rename(&path, &other),
+        _ => fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path)),
+    });
+}
+
+#[actix::test]
+async fn whatever_happens_to_a_folder_and_to_commits_the_next_scan_leaves_it_equal() {
+    for seed in 0..SEEDS {
+        let mut dice = Dice::new(seed);
+        let (mut world, _data) = keeping().await;
+        let location = world.add().await;
+        for step in 0..40 {
+            (0..=dice.below(4)).for_each(|n| meddle(&world.root(), &mut dice, 5 * step + usize::try_from(n).unwrap()));
+            match dice.below(4) {
+                0 => world.restart().await,
+                1 => {
+                    world.bench.refuse(vec![CommitError::Storage(StoreError("disk full".to_owned()))]);
+                    drop(world.indexer.rescan(location).await);
+                    world.bench.refuse(Vec::new());
+                }
+                _ => {}
+            }
+            if dice.below(2) == 0 {
+                world.indexer.rescan(location).await.unwrap();
+                assert_eq!(world.tree().await, world.disk(), "seed {seed}, step {step}");
+            }
+        }
+    }
 }

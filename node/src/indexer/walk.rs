@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ignore::{DirEntry, WalkBuilder, WalkState};
+use starling_schema::models::EntryKind;
 use tokio::sync::mpsc;
 
 use super::facts::{self, Facts};
+use super::fingerprint::{Fingerprint, Fingerprints};
+use super::names;
 use super::stop::Stop;
 
 /// How many findings travel together: enough that handing over costs nothing, few enough to stay under a megabyte.
@@ -54,6 +57,15 @@ pub(crate) struct Trouble {
     pub(crate) reason: String,
 }
 
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.path {
+            Some(path) => write!(f, "{}: {}", path.display(), self.reason),
+            None => f.write_str(&self.reason),
+        }
+    }
+}
+
 /// Some of what a walk came across, in the order that it came across it.
 #[derive(Debug, Default)]
 pub(crate) struct WalkBatch {
@@ -89,6 +101,99 @@ pub(crate) fn walk(plan: &WalkPlan, batches: &mpsc::Sender<WalkBatch>, stop: &St
         })
     });
     outbox.close();
+}
+
+/// What a walk comes to that looks at everything and keeps one number per directory.
+#[derive(Debug, Default)]
+pub(crate) struct Glanced {
+    /// The directories that could be read.
+    pub(crate) directories: Fingerprints,
+    /// What could not be read.
+    pub(crate) troubles: Vec<Trouble>,
+    /// How many files, directories and links there are.
+    pub(crate) seen: u64,
+    /// Sockets, pipes and devices.
+    pub(crate) skipped: u64,
+}
+
+/// Walks like [`walk`], and sums up. Told to stop, it comes to a part.
+pub(crate) fn glance(plan: &WalkPlan, stop: &Stop) -> Glanced {
+    let all = Mutex::new(Glanced::default());
+    builder(plan).build_parallel().run(|| {
+        let mut tally =
+            Tally { own: Glanced::default(), here: PathBuf::new(), print: Fingerprint::default(), all: &all };
+        Box::new(move |seen| {
+            if stop.is_set() {
+                return WalkState::Quit;
+            }
+            tally.take(seen);
+            WalkState::Continue
+        })
+    });
+    let mut all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for trouble in &all.troubles {
+        trouble.path.as_ref().map(|path| all.directories.remove(path));
+    }
+    all
+}
+
+/// What one thread of a walk has come across.
+struct Tally<'a> {
+    own: Glanced,
+    /// The directory that it is in, and what that held so far: most of what comes lies in the same as the last.
+    here: PathBuf,
+    print: Fingerprint,
+    all: &'a Mutex<Glanced>,
+}
+
+impl Tally<'_> {
+    fn take(&mut self, seen: Result<DirEntry, ignore::Error>) {
+        let looked = seen.map_err(|error| trouble(&error)).and_then(|entry| match entry.metadata() {
+            Ok(metadata) => Ok(Facts::of(&metadata).map(|facts| (entry, facts))),
+            Err(error) => Err(trouble(&error)),
+        });
+        match looked {
+            Ok(Some((entry, facts))) => {
+                self.own.seen += 1;
+                if facts.kind == EntryKind::Directory {
+                    let print = self.own.directories.entry(entry.path().to_owned()).or_default();
+                    if entry.depth() == 0 {
+                        return print.add_root(&facts);
+                    }
+                }
+                let parent = entry.path().parent().unwrap_or(entry.path());
+                if self.here != parent {
+                    self.leave();
+                    parent.clone_into(&mut self.here);
+                }
+                self.print.add(names::last_name(entry.path()), &facts);
+            }
+            Ok(None) => self.own.skipped += 1,
+            Err(Some(trouble)) => self.own.troubles.push(trouble),
+            Err(None) => {}
+        }
+    }
+
+    fn leave(&mut self) {
+        let print = std::mem::take(&mut self.print);
+        if !self.here.as_os_str().is_empty() {
+            self.own.directories.entry(std::mem::take(&mut self.here)).or_default().join(print);
+        }
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        self.leave();
+        let own = std::mem::take(&mut self.own);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.seen += own.seen;
+        all.skipped += own.skipped;
+        all.troubles.extend(own.troubles);
+        for (path, print) in own.directories {
+            all.directories.entry(path).or_default().join(print);
+        }
+    }
 }
 
 fn builder(plan: &WalkPlan) -> WalkBuilder {

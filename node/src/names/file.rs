@@ -9,14 +9,17 @@ use diesel::sql_types::{BigInt, Binary, Text};
 use diesel::sqlite::SqliteConnection;
 use starling_schema::ids::{DeviceId, LibraryId};
 
-/// The shape of the file; one of another shape is made anew.
-const SHAPE: i64 = 1;
+use crate::derived::{Layout, Number};
 
 /// A trigram is three letters: shorter words are in none.
 pub(crate) const WORD_CHARS_MIN: usize = 3;
 
 /// Nothing of it need be durable: what is lost is read again from the library.
-const SETTINGS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -2048;";
+const LAYOUT: Layout = Layout {
+    shape: 1,
+    settings: "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -2048;",
+    tables: TABLES,
+};
 
 const TABLES: &str = "
     DROP TABLE IF EXISTS words;
@@ -35,12 +38,6 @@ pub(crate) struct Named {
     pub(crate) name: String,
     #[diesel(sql_type = BigInt)]
     pub(crate) version: i64,
-}
-
-#[derive(QueryableByName)]
-struct Number {
-    #[diesel(sql_type = BigInt)]
-    n: i64,
 }
 
 #[derive(QueryableByName)]
@@ -65,33 +62,7 @@ pub(super) struct NameFile(SqliteConnection);
 impl NameFile {
     /// Opens it; one that is of another shape or damaged is made anew.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
-        Self::connect(path).or_else(|_| {
-            for end in ["", "-wal", "-shm"] {
-                let mut file = path.as_os_str().to_owned();
-                file.push(end);
-                match std::fs::remove_file(&file) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.to_string()),
-                    _ => {}
-                }
-            }
-            Self::connect(path)
-        })
-    }
-
-    fn connect(path: &Path) -> Result<Self, String> {
-        let mut c = SqliteConnection::establish(path.to_str().ok_or("its path is not UTF-8")?)
-            .map_err(|error| error.to_string())?;
-        let mut prepare = || {
-            c.batch_execute(SETTINGS)?;
-            let shape: Number =
-                diesel::sql_query("SELECT user_version AS n FROM pragma_user_version").get_result(&mut c)?;
-            if shape.n != SHAPE {
-                c.batch_execute(&format!("BEGIN; {TABLES} PRAGMA user_version = {SHAPE}; COMMIT"))?;
-            }
-            Ok::<_, diesel::result::Error>(())
-        };
-        prepare().map_err(|error| error.to_string())?;
-        Ok(Self(c))
+        LAYOUT.open(path).map(Self)
     }
 
     /// Forgets everything: what comes is of this library.
