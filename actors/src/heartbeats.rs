@@ -7,7 +7,7 @@ use actix::prelude::*;
 use starling_schema::codec;
 use starling_schema::ids::{DeviceId, LibraryId};
 use starling_schema::key::DeviceSecret;
-use starling_schema::signed::{Beacon, Signed};
+use starling_schema::signed::{Beacon, Signed, StatementId};
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
 use starling_schema::wire::{GOSSIP_BYTES_MAX, Heartbeat, SyncEnvelope, SyncPayload};
 
@@ -18,7 +18,7 @@ use crate::environment::Environment;
 use crate::links::halts;
 use crate::network::Publish;
 use crate::planted::{self, Bug};
-use crate::proto::heartbeat::{BeaconError, Beacons, HeartbeatSchedule};
+use crate::proto::heartbeat::{BeaconError, Beacons, HeartbeatSchedule, Offered, Use};
 use crate::proto::membership::Membership;
 use crate::proto::purge::Coverage;
 use crate::retry_queue::{Acked, RetryQueue};
@@ -62,6 +62,9 @@ fn known_since_note(known: &KnownSince) -> Option<Note> {
     codec::encode(known, KNOWN_SINCE_BYTES_MAX).ok().map(|bytes| Note::Setting(KNOWN_SINCE_SETTING, bytes))
 }
 
+/// What each connected peer has of each member: the number of a beacon and the name of the whole one.
+type Shared = BTreeMap<(DeviceId, DeviceId), (u64, Option<StatementId>)>;
+
 /// Owns the acks of every member.
 pub(crate) struct Heartbeats {
     device: DeviceId,
@@ -74,7 +77,12 @@ pub(crate) struct Heartbeats {
     counters: Counters,
     publish: Option<Recipient<Publish>>,
     sessions: BTreeMap<DeviceId, (u64, Recipient<Beat>)>,
-    sent: BTreeMap<(DeviceId, DeviceId), u64>,
+    /// By what went between us.
+    shared: Shared,
+    /// Of whom we lack the whole beacon that a newer one adds to.
+    lacking: BTreeSet<DeviceId>,
+    /// Whether our next beacon is whole: what we said in an earlier life may not be what others have.
+    says_all: bool,
     membership: Membership,
     beacons: Beacons,
     schedule: HeartbeatSchedule,
@@ -87,7 +95,9 @@ pub(crate) struct Heartbeats {
     known_since_ms: KnownSince,
     /// Whether that is to be stored.
     met: bool,
+    /// Of whom something new is to be stored, and the whole beacon that is stored already.
     unsaved: BTreeSet<DeviceId>,
+    saved_wholes: BTreeMap<DeviceId, StatementId>,
     pruned: Watermarks,
 }
 
@@ -121,11 +131,13 @@ impl Heartbeats {
         } = start;
         let (mut beacons, mut heard_at_ms) = (Beacons::default(), BTreeMap::new());
         for (signed, at_ms) in stored {
-            if let Ok(Some(beacon)) = beacons.offer(signed, &membership) {
-                heard_at_ms.insert(beacon.author.device(), at_ms);
+            // Whole ones come first.
+            if let Ok(Offered { author, .. }) = beacons.offer(signed, None, &membership) {
+                heard_at_ms.insert(author, at_ms);
             }
         }
-        let number = beacons.of(secret.device()).map_or(0, |own| own.number);
+        let number = beacons.of(secret.device()).map_or(0, |own| own.number());
+        let saved_wholes = beacons.iter().map(|(member, said)| (member, said.whole())).collect();
         let schedule = HeartbeatSchedule::new(environment.uptime_ms(), environment.fraction());
         Self {
             device: secret.device(),
@@ -138,7 +150,9 @@ impl Heartbeats {
             counters,
             publish: None,
             sessions: BTreeMap::new(),
-            sent: BTreeMap::new(),
+            shared: BTreeMap::new(),
+            lacking: BTreeSet::new(),
+            says_all: true,
             membership,
             beacons,
             schedule,
@@ -150,6 +164,7 @@ impl Heartbeats {
             known_since_ms,
             met: false,
             unsaved: BTreeSet::new(),
+            saved_wholes,
             pruned: Watermarks::new(),
         }
     }
@@ -180,20 +195,22 @@ impl Heartbeats {
         self.environment.reach(Point::BeforeAck);
         // A crash may have forgotten the last numbers, so the wall clock keeps them rising.
         self.number = (self.number + 1).max(self.environment.wall_ms());
-        let beacon = Beacon {
-            library: self.library,
-            author: self.secret.public(),
-            number: self.number,
-            durable: self.durable.clone(),
+        let (since, durable) = if std::mem::take(&mut self.says_all) {
+            (None, self.durable.clone())
+        } else {
+            self.beacons.next(self.device, &self.durable)
         };
+        let beacon =
+            Beacon { library: self.library, author: self.secret.public(), number: self.number, since, durable };
         let own = match Signed::new(&beacon, &self.secret) {
             Ok(own) => own,
             Err(error) => return tracing::error!(%error, "the heartbeat does not fit"),
         };
         // What it says of ourselves is no news.
-        drop(self.take(own.clone()));
+        drop(self.take(own.clone(), None, self.device));
         let membership = self.membership.digest();
-        let payload = SyncPayload::Heartbeat(Heartbeat { beacons: vec![own], membership });
+        let lacks: Vec<DeviceId> = self.lacking.iter().copied().take(BEACONS_MAX).collect();
+        let payload = SyncPayload::Heartbeat(Heartbeat { beacons: vec![own], lacks: Vec::new(), membership });
         if let Some(publish) = self.publish.as_ref().filter(|_| !self.sessions.is_empty()) {
             let envelope = SyncEnvelope {
                 library: self.library,
@@ -208,54 +225,48 @@ impl Heartbeats {
             }
         }
         for (peer, (_, session)) in self.sessions.clone() {
-            let payload = SyncPayload::Heartbeat(Heartbeat { beacons: self.news_for(peer), membership });
+            let (beacons, lacks) = (self.news_for(peer), lacks.clone());
+            let payload = SyncPayload::Heartbeat(Heartbeat { beacons, lacks, membership });
             if session.try_send(Beat(payload)).is_err() {
-                self.sent.retain(|(to, _), _| *to != peer);
+                self.shared.retain(|(with, _), _| *with != peer);
             }
         }
         self.environment.reach(Point::AfterAck);
     }
 
-    /// Our own beacon, and those of others that the peer has not had from us; once on each connection also the newest of
-    /// the peer itself, which may have forgotten its number.
+    /// Our own beacon, and those of others that the peer may not have; also of the peer itself, when it says one with a
+    /// lower number than it had. A whole one goes along where the peer may not have that.
     fn news_for(&mut self, peer: DeviceId) -> Vec<Signed> {
-        let number = |member| self.beacons.of(member).map_or(0, |beacon| beacon.number);
-        let is_due = |member: DeviceId| {
-            let sent = self.sent.get(&(peer, member)).copied().unwrap_or(0);
-            if member == peer { sent == 0 } else { member == self.device || number(member) > sent }
-        };
-        let mut due: Vec<DeviceId> = self.beacons.iter().map(|(member, _)| member).filter(|at| is_due(*at)).collect();
+        let has = |member, shared: &Shared| shared.get(&(peer, member)).copied().unwrap_or_default();
+        let is_due = |member: DeviceId, number| member == self.device || number > has(member, &self.shared).0;
+        let said = self.beacons.iter().filter(|(member, said)| is_due(*member, said.number()));
+        let mut due: Vec<DeviceId> = said.map(|(member, _)| member).collect();
         // Where there are more than fit, all have their turn; our own comes first.
         if due.len() > BEACONS_MAX {
             let turn = usize::try_from(self.number).unwrap_or(0) % due.len();
             due.rotate_left(turn);
         }
         due.sort_by_key(|member| *member != self.device);
-        due.truncate(BEACONS_MAX);
-        let signed: BTreeMap<DeviceId, &Signed> = self.beacons.iter().collect();
-        let mut bytes = 0;
-        let fitting =
-            due.into_iter().filter_map(|member| Some((member, *signed.get(&member)?))).take_while(|(_, signed)| {
-                bytes += signed.bytes.len() + signed.signature.len();
-                bytes <= BEACONS_BYTES_MAX || bytes == signed.bytes.len() + signed.signature.len()
-            });
-        let news: Vec<(DeviceId, u64, Signed)> =
-            fitting.map(|(member, signed)| (member, number(member), signed.clone())).collect();
-        self.sent.extend(news.iter().map(|(member, number, _)| ((peer, *member), *number)));
-        news.into_iter().map(|(_, _, signed)| signed).collect()
+        let (mut news, mut bytes) = (Vec::new(), 0);
+        for member in due {
+            let Some(said) = self.beacons.of(member) else { continue };
+            let whole = Some(said.whole());
+            let held = usize::from(has(member, &self.shared).1 == whole && said.signed().count() > 1);
+            let parts: Vec<Signed> = said.signed().skip(held).cloned().collect();
+            bytes += parts.iter().map(|signed| signed.bytes.len() + signed.signature.len()).sum::<usize>();
+            if !news.is_empty() && (bytes > BEACONS_BYTES_MAX || news.len() + parts.len() > BEACONS_MAX) {
+                break;
+            }
+            news.extend(parts);
+            self.shared.insert((peer, member), (said.number(), whole));
+        }
+        news
     }
 
-    /// Takes a beacon in, wherever it comes from. Gives how far another member says that it is, if that is news.
-    fn take(&mut self, signed: Signed) -> Option<(DeviceId, Watermarks)> {
-        let (member, durable) = match self.beacons.offer(signed, &self.membership) {
-            Ok(Some(beacon)) => {
-                // One of our own that we forgot: numbers go on above it, or nobody would listen to us.
-                if beacon.author.device() == self.device {
-                    self.number = self.number.max(beacon.number);
-                }
-                (beacon.author.device(), beacon.durable.clone())
-            }
-            Ok(None) => return None,
+    /// Takes a beacon in, whoever carries it. Gives how far another member says that it is, if that is news.
+    fn take(&mut self, signed: Signed, along: Option<&Signed>, from: DeviceId) -> Option<(DeviceId, Watermarks)> {
+        let offered = match self.beacons.offer(signed, along, &self.membership) {
+            Ok(offered) => offered,
             // Whoever passes on a beacon may not know yet that its author was removed.
             Err(error @ BeaconError::NotAMember(_)) => {
                 tracing::debug!(%error, "a beacon was passed over");
@@ -267,9 +278,28 @@ impl Heartbeats {
                 return None;
             }
         };
+        let Offered { author: member, number, whole, serves } = offered;
+        let known = self.shared.entry((from, member)).or_default();
+        if member == from || number >= known.0 {
+            *known = (number, Some(whole));
+        }
+        if member == self.device && number > self.number {
+            // One of our own that we forgot: numbers go on above it, or nobody would listen to us.
+            self.says_all = true;
+            self.number = number;
+        }
+        let durable = match serves {
+            Use::News(durable) => durable,
+            Use::Old => return None,
+            Use::Lacking => {
+                self.lacking.extend((member != self.device).then_some(member));
+                return None;
+            }
+        };
         if planted::is(Bug::AckOverGap) {
             self.durable.join(&durable);
         }
+        self.lacking.remove(&member);
         self.heard_at_ms.insert(member, self.environment.wall_ms());
         self.unsaved.insert(member);
         (member != self.device).then_some((member, durable))
@@ -279,29 +309,36 @@ impl Heartbeats {
     fn upkeep(&mut self, ctx: &mut Context<Self>) {
         let unsaved = std::mem::take(&mut self.unsaved);
         let met = std::mem::take(&mut self.met).then(|| known_since_note(&self.known_since_ms));
-        let notes: Vec<Note> = self
-            .beacons
-            .iter()
-            .filter(|(member, _)| unsaved.contains(member))
-            .map(|(member, signed)| Note::Beacon {
+        let mut notes: Vec<Note> = met.flatten().into_iter().collect();
+        for (member, said) in self.beacons.iter().filter(|(member, _)| unsaved.contains(member)) {
+            let heard_at_ms = self.heard_at_ms.get(&member).copied().unwrap_or(0);
+            let is_saved = self.saved_wholes.insert(member, said.whole()) == Some(said.whole());
+            let parts = said.signed().enumerate().skip(usize::from(is_saved && said.signed().count() > 1));
+            notes.extend(parts.map(|(at, signed)| Note::Beacon {
                 member,
-                number: self.beacons.of(member).map_or(0, |beacon| beacon.number),
+                is_whole: at == 0,
                 signed: signed.clone(),
-                heard_at_ms: self.heard_at_ms.get(&member).copied().unwrap_or(0),
-            })
-            .chain(met.flatten())
-            .collect();
+                heard_at_ms,
+            }));
+        }
         let bounds = self.prunable();
         let transactions = self.transactions.clone();
         let work = async move {
+            let mut is_kept = true;
             if !notes.is_empty()
                 && let Ok(Err(error)) = transactions.send(Keep(notes)).await
             {
                 tracing::warn!(%error, "beacons could not be stored");
+                is_kept = false;
             }
-            if bounds.is_empty() { None } else { Some((transactions.send(Prune(bounds.clone())).await, bounds)) }
+            let pruned =
+                if bounds.is_empty() { None } else { Some((transactions.send(Prune(bounds.clone())).await, bounds)) };
+            (is_kept, pruned)
         };
-        ctx.spawn(work.into_actor(self).map(|pruned, actor, _| {
+        ctx.spawn(work.into_actor(self).map(|(is_kept, pruned), actor, _| {
+            if !is_kept {
+                actor.saved_wholes.clear();
+            }
             if let Some((Ok(Ok(_)), bounds)) = pruned {
                 actor.environment.reach(Point::AfterPrune);
                 for (stream, through) in bounds {
@@ -386,20 +423,38 @@ impl Handler<Advanced> for Heartbeats {
     }
 }
 
-/// Beacons came from a peer.
+/// A heartbeat came from a peer.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct Heard(pub(crate) Vec<Signed>);
+pub(crate) struct Heard {
+    pub(crate) from: DeviceId,
+    pub(crate) beacons: Vec<Signed>,
+    /// Of whom it lacks the whole beacon.
+    pub(crate) lacks: Vec<DeviceId>,
+}
 
 impl Handler<Heard> for Heartbeats {
     type Result = ();
 
-    fn handle(&mut self, Heard(beacons): Heard, ctx: &mut Self::Context) {
+    fn handle(&mut self, Heard { from, beacons, lacks }: Heard, ctx: &mut Self::Context) {
         // One message for all: of several, the same ones would be lost again and again where mailboxes are full.
-        let news: Vec<_> = beacons.into_iter().filter_map(|beacon| self.take(beacon)).collect();
+        let lacking = self.lacking.len();
+        let mut news = Vec::new();
+        for (at, beacon) in beacons.iter().enumerate() {
+            let along = at.checked_sub(1).map(|before| &beacons[before]);
+            news.extend(self.take(beacon.clone(), along, from));
+        }
         if !news.is_empty() {
             tell(&self.retry, Acked(news.clone()));
             tell(&self.buffer, PeerMarks(news));
+        }
+        let mut helps = self.lacking.len() > lacking;
+        for member in lacks {
+            self.says_all |= member == self.device;
+            helps |= self.shared.remove(&(from, member)).is_some() && self.beacons.of(member).is_some();
+        }
+        if helps {
+            self.changed(ctx);
         }
         self.arm(ctx);
     }
@@ -418,6 +473,8 @@ impl Handler<MembershipIs> for Heartbeats {
             return;
         }
         self.beacons.retain_members(&membership);
+        self.lacking.retain(|member| membership.is_member(*member));
+        self.shared.retain(|(with, member), _| membership.is_member(*with) && membership.is_member(*member));
         self.membership = membership;
         self.meet();
         self.changed(ctx);
@@ -438,7 +495,7 @@ impl Handler<HeartbeatUp> for Heartbeats {
 
     fn handle(&mut self, HeartbeatUp { peer, serial, beat }: HeartbeatUp, ctx: &mut Self::Context) {
         self.sessions.insert(peer, (serial, beat));
-        self.sent.retain(|(to, _), _| *to != peer);
+        self.shared.retain(|(with, _), _| *with != peer);
         self.changed(ctx);
     }
 }
@@ -474,9 +531,8 @@ impl Handler<AskAcks> for Heartbeats {
     type Result = Acks;
 
     fn handle(&mut self, _: AskAcks, _: &mut Self::Context) -> Acks {
-        let known = self.beacons.iter().filter_map(|(member, _)| {
-            let durable = self.beacons.of(member)?.durable.clone();
-            Some((member, (durable, self.heard_at_ms.get(&member).copied().unwrap_or(0))))
+        let known = self.beacons.iter().filter_map(|(member, said)| {
+            Some((member, (said.durable(), self.heard_at_ms.get(&member).copied().unwrap_or(0))))
         });
         Acks(known.collect())
     }
@@ -499,7 +555,7 @@ impl Handler<AskCoverage> for Heartbeats {
         // not depend on who has let go of the old fields.
         let others: Vec<DeviceId> =
             self.membership.members().keys().copied().filter(|member| *member != self.device).collect();
-        let of = |member: DeviceId| self.beacons.of(member).map(|beacon| beacon.durable.of_kind(StreamKind::Shared));
+        let of = |member: DeviceId| self.beacons.of(member).map(|said| said.durable().of_kind(StreamKind::Shared));
         let ours = self.durable.of_kind(StreamKind::Shared);
         let mut any = ours.clone();
         for marks in others.iter().filter_map(|member| of(*member)) {

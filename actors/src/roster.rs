@@ -10,7 +10,8 @@ use starling_schema::key::{DeviceKey, DeviceSecret};
 use starling_schema::signed::Signed;
 use starling_schema::stream::Watermarks;
 use starling_schema::wire::{
-    GOSSIP_BYTES_MAX, Hello, JoinResponse, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, RefusalKind, SyncEnvelope, SyncPayload,
+    GOSSIP_BYTES_MAX, Heartbeat, Hello, JoinResponse, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, RefusalKind, SyncEnvelope,
+    SyncPayload,
 };
 
 use crate::address_book::AddressBook;
@@ -225,7 +226,8 @@ impl Roster {
             },
             Err(SyncPayload::Heartbeat(heartbeat)) => {
                 links.counters.gossip_in(1);
-                tell(&links.heartbeats, Heard(heartbeat.beacons));
+                let Heartbeat { beacons, lacks, .. } = heartbeat;
+                tell(&links.heartbeats, Heard { from: device, beacons, lacks });
                 Spread::Accept
             }
             Err(other) => self.reject(device, &format!("{} is not gossip", other.name())),

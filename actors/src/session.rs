@@ -8,7 +8,7 @@ use starling_schema::ids::DeviceId;
 use starling_schema::key::DeviceKey;
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
 use starling_schema::wire::{
-    Ack, Hello, PROTOCOL_VERSION, PageRequest, PageResponse, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Refusal,
+    Ack, Heartbeat, Hello, PROTOCOL_VERSION, PageRequest, PageResponse, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, Refusal,
     RefusalKind, SnapshotRequest, SyncEnvelope, SyncPayload,
 };
 
@@ -204,7 +204,8 @@ impl Session {
             SyncPayload::Hello(hello) => self.answer_hello(hello),
             SyncPayload::Heartbeat(heartbeat) => {
                 tell(&self.roster, Compared { peer, membership: heartbeat.membership });
-                tell(&links.heartbeats, Heard(heartbeat.beacons));
+                let Heartbeat { beacons, lacks, .. } = heartbeat;
+                tell(&links.heartbeats, Heard { from: peer, beacons, lacks });
                 Box::pin(async { SyncPayload::Done })
             }
             SyncPayload::JoinRequest(request) => {

@@ -20,11 +20,12 @@ CREATE TABLE stream (
 ) WITHOUT ROWID;
 
 CREATE TABLE beacon (
-    member BLOB NOT NULL PRIMARY KEY,
-    number BIGINT NOT NULL,
+    member BLOB NOT NULL,
+    is_whole BOOLEAN NOT NULL,
     bytes BLOB NOT NULL,
     signature BLOB NOT NULL,
-    heard_at_ms BIGINT NOT NULL
+    heard_at_ms BIGINT NOT NULL,
+    PRIMARY KEY (member, is_whole)
 );
 
 CREATE TABLE log (

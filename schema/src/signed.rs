@@ -154,7 +154,10 @@ pub struct Beacon {
     pub author: DeviceKey,
     /// Rises with every beacon of this author: the highest one counts.
     pub number: u64,
-    /// What its author has applied without holes and made durable.
+    /// The whole beacon of the same author that `durable` adds to; none when it is whole itself.
+    pub since: Option<StatementId>,
+    /// What its author has applied without holes and made durable; of a beacon that adds to another the streams that are
+    /// further than there.
     pub durable: Watermarks,
 }
 

@@ -31,9 +31,9 @@ diesel::table! {
 
 diesel::table! {
     /// The newest beacon of each member: what it has acknowledged.
-    beacon (member) {
+    beacon (member, is_whole) {
         member -> Binary,
-        number -> BigInt,
+        is_whole -> Bool,
         bytes -> Binary,
         signature -> Binary,
         heard_at_ms -> BigInt,

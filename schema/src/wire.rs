@@ -263,6 +263,8 @@ pub struct Ack {
 pub struct Heartbeat {
     /// The sender's own newest [`crate::signed::Beacon`], and the newest it holds of others.
     pub beacons: Vec<Signed>,
+    /// Of whom the sender has a beacon that adds to a whole one which it lacks.
+    pub lacks: Vec<DeviceId>,
     /// The hash of the sender's membership statements: who differs says hello again.
     pub membership: [u8; 32],
 }

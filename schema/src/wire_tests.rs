@@ -112,7 +112,7 @@ fn samples() -> Vec<SyncPayload> {
         }),
         SyncPayload::AckSharedChanges(Ack { origin: device(), applied: 3, durable: 2 }),
         SyncPayload::AckState(Ack { origin: device(), applied: 9, durable: 9 }),
-        SyncPayload::Heartbeat(Heartbeat { beacons: vec![signed()], membership: [3; 32] }),
+        SyncPayload::Heartbeat(Heartbeat { beacons: vec![signed()], lacks: vec![device()], membership: [3; 32] }),
         SyncPayload::DigestRequest(DigestRequest { model: 5, from: RecordId::MIN, through: record() }),
         SyncPayload::DigestResponse(DigestResponse { watermarks: marks(), hash: [4; 32], records: 2 }),
         SyncPayload::JoinRequest(JoinRequest { key, name: "b".to_owned(), proof: [5; 32] }),

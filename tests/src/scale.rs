@@ -239,7 +239,7 @@ fn beacon(members: usize, author: u64) -> anyhow::Result<Signed> {
         }
     }
     let author = DeviceSecret::from_bytes(&of_author.random()).public();
-    let beacon = Beacon { library, author, number: 1_750_000_000_000, durable };
+    let beacon = Beacon { library, author, number: 1_750_000_000_000, since: None, durable };
     // Larger ones than a peer would sign are measured, too.
     let bytes = starling_schema::codec::encode(&beacon, usize::MAX)?;
     let mut signature = [0; 64];
@@ -249,7 +249,7 @@ fn beacon(members: usize, author: u64) -> anyhow::Result<Signed> {
 
 /// The bytes of a heartbeat with these beacons; none when they do not fit a message.
 fn heartbeat(beacons: Vec<Signed>) -> anyhow::Result<Option<usize>> {
-    match sent(SyncPayload::Heartbeat(Heartbeat { beacons, membership: [0x5a; 32] })) {
+    match sent(SyncPayload::Heartbeat(Heartbeat { beacons, lacks: Vec::new(), membership: [0x5a; 32] })) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(CodecError::TooLarge { .. }) => Ok(None),
         Err(error) => Err(error.into()),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use starling_schema::codec;
 use starling_schema::ids::{DeviceId, LibraryId};
-use starling_schema::signed::{Beacon, STATEMENT_BYTES_MAX, Signed, SignedError};
-use starling_schema::stream::Stream;
+use starling_schema::signed::{Beacon, STATEMENT_BYTES_MAX, Signed, SignedError, StatementId};
+use starling_schema::stream::{Stream, Watermarks};
 
 use crate::proto::membership::Membership;
 use crate::proto::retry::jittered;
@@ -18,6 +18,9 @@ pub const INTERVAL_MS_MIN: u64 = 1_000;
 
 /// The longest pause between heartbeats: a loss that went unnoticed is made good within a minute.
 pub const INTERVAL_MS_MAX: u64 = 60_000;
+
+/// A beacon adds to the last whole one while no more than one stream in so many moved since; then it is whole again.
+const WHOLE_PARTS: usize = 3;
 
 /// When to send a heartbeat: soon after a change, then ever more rarely.
 #[derive(Clone, Debug)]
@@ -58,10 +61,82 @@ impl HeartbeatSchedule {
     }
 }
 
-/// The newest beacon of every member: how far each durably is, as it said itself.
+/// A member's newest word on how far it durably is: a whole beacon, and perhaps one that adds to it.
+#[derive(Clone, Debug)]
+pub struct Said {
+    number: u64,
+    whole: Part,
+    since: Option<Part>,
+}
+
+/// A beacon as it was signed.
+#[derive(Clone, Debug)]
+struct Part {
+    signed: Signed,
+    durable: Watermarks,
+}
+
+impl Said {
+    /// Rises with every beacon of the member.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// How far along a stream it is.
+    #[must_use]
+    pub fn get(&self, stream: Stream) -> u64 {
+        self.parts().map(|part| part.durable.get(stream)).max().unwrap_or(0)
+    }
+
+    /// How far it is in all streams.
+    #[must_use]
+    pub fn durable(&self) -> Watermarks {
+        self.parts().flat_map(|part| part.durable.iter()).collect()
+    }
+
+    /// The name of the whole one.
+    #[must_use]
+    pub fn whole(&self) -> StatementId {
+        self.whole.signed.id()
+    }
+
+    /// What was signed, the whole one first.
+    pub fn signed(&self) -> impl Iterator<Item = &Signed> {
+        self.parts().map(|part| &part.signed)
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        [&self.whole].into_iter().chain(&self.since)
+    }
+}
+
+/// How far every member durably is, as it said itself.
 #[derive(Clone, Debug, Default)]
-pub struct Beacons {
-    newest: BTreeMap<DeviceId, (Beacon, Signed)>,
+pub struct Beacons(BTreeMap<DeviceId, Said>);
+
+/// A beacon that was offered. Whoever carried it has what it says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Offered {
+    /// Whose it is.
+    pub author: DeviceId,
+    /// Its number.
+    pub number: u64,
+    /// The whole beacon that it is or adds to.
+    pub whole: StatementId,
+    /// What it was good for.
+    pub serves: Use,
+}
+
+/// What a beacon was good for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Use {
+    /// This is news.
+    News(Watermarks),
+    /// It is as old as the one held, or older.
+    Old,
+    /// It adds to a whole one that is not held. Nothing of it was used.
+    Lacking,
 }
 
 /// Why a beacon was refused. The ones held are as they were.
@@ -85,52 +160,99 @@ pub enum BeaconError {
 }
 
 impl Beacons {
-    /// Takes a beacon from whoever carries it; gives it back opened if it is newer than the one held of its author.
+    /// Takes a beacon from whoever carries it, if it is newer than the one held of its author. `along` is what came just
+    /// before it: the whole one, where it adds to one that may not be held.
     ///
     /// # Errors
     /// When it is not a signed beacon of a member about this library.
-    pub fn offer(&mut self, signed: Signed, membership: &Membership) -> Result<Option<&Beacon>, BeaconError> {
+    pub fn offer(
+        &mut self,
+        signed: Signed,
+        along: Option<&Signed>,
+        membership: &Membership,
+    ) -> Result<Offered, BeaconError> {
         let claimed: Beacon = codec::decode::<_, STATEMENT_BYTES_MAX>(&signed.bytes).map_err(SignedError::from)?;
         // Most come several times: what would be no news is not worth checking a signature.
-        if self.of(claimed.author.device()).is_some_and(|held| claimed.number <= held.number) {
-            return Ok(None);
+        let (author, number) = (claimed.author.device(), claimed.number);
+        let whole = claimed.since.unwrap_or_else(|| signed.id());
+        if self.of(author).is_some_and(|held| number <= held.number) {
+            return Ok(Offered { author, number, whole, serves: Use::Old });
         }
-        let beacon: Beacon = signed.open()?;
-        let author = beacon.author.device();
-        if beacon.library != membership.library() {
-            return Err(BeaconError::OtherLibrary { author, library: beacon.library });
+        let Beacon { library, since, durable, .. } = signed.open()?;
+        if library != membership.library() {
+            return Err(BeaconError::OtherLibrary { author, library });
         }
         if !membership.is_member(author) {
             return Err(BeaconError::NotAMember(author));
         }
-        self.newest.insert(author, (beacon, signed));
-        Ok(self.of(author))
+        let mut news = durable.clone();
+        let part = Part { signed, durable };
+        match (since, self.0.get_mut(&author)) {
+            (None, _) => drop(self.0.insert(author, Said { number, whole: part, since: None })),
+            (Some(since), Some(held)) if held.whole() == since => {
+                held.number = number;
+                held.since = Some(part);
+            }
+            (Some(since), _) => {
+                let Some(whole_part) = along.filter(|along| along.id() == since).map(whole_of).transpose()?.flatten()
+                else {
+                    return Ok(Offered { author, number, whole, serves: Use::Lacking });
+                };
+                news.join(&whole_part.durable);
+                self.0.insert(author, Said { number, whole: whole_part, since: Some(part) });
+            }
+        }
+        Ok(Offered { author, number, whole, serves: Use::News(news) })
     }
 
-    /// The newest beacon of a device.
+    /// What a device has to say next of how far it is: what its beacon adds to, and what it adds. It is a whole one when
+    /// there is none to add to, or when that would be no shorter.
     #[must_use]
-    pub fn of(&self, device: DeviceId) -> Option<&Beacon> {
-        self.newest.get(&device).map(|(beacon, _)| beacon)
+    pub fn next(&self, device: DeviceId, durable: &Watermarks) -> (Option<StatementId>, Watermarks) {
+        let whole = self.of(device).filter(|held| durable.covers(&held.whole.durable));
+        let added = whole.map(|held| {
+            let further: Watermarks =
+                durable.iter().filter(|(stream, through)| *through > held.whole.durable.get(*stream)).collect();
+            (held, further)
+        });
+        match added {
+            Some((held, further)) if further.iter().count() * WHOLE_PARTS <= durable.iter().count() => {
+                (Some(held.whole()), further)
+            }
+            _ => (None, durable.clone()),
+        }
     }
 
-    /// Every beacon as it was signed, to be stored or passed on.
+    /// What a device said last.
     #[must_use]
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (DeviceId, &Signed)> {
-        self.newest.iter().map(|(device, (_, signed))| (*device, signed))
+    pub fn of(&self, device: DeviceId) -> Option<&Said> {
+        self.0.get(&device)
+    }
+
+    /// What every member said last.
+    #[must_use]
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (DeviceId, &Said)> {
+        self.0.iter().map(|(device, said)| (*device, said))
     }
 
     /// How far along a stream all of these members durably are: what is below may be pruned. A member of which no
     /// beacon is known has nothing; of no members at all, nothing is said either, so it is 0.
     #[must_use]
     pub fn acked_by_all(&self, members: impl IntoIterator<Item = DeviceId>, stream: Stream) -> u64 {
-        let durable = |device| self.of(device).map_or(0, |beacon| beacon.durable.get(stream));
+        let durable = |device| self.of(device).map_or(0, |said| said.get(stream));
         members.into_iter().map(durable).min().unwrap_or(0)
     }
 
     /// Drops the beacons of those who are no members any more.
     pub fn retain_members(&mut self, membership: &Membership) {
-        self.newest.retain(|device, _| membership.is_member(*device));
+        self.0.retain(|device, _| membership.is_member(*device));
     }
+}
+
+/// A whole beacon, whose author named it; none for one that adds to another.
+fn whole_of(signed: &Signed) -> Result<Option<Part>, SignedError> {
+    let beacon: Beacon = signed.open()?;
+    Ok(beacon.since.is_none().then(|| Part { signed: signed.clone(), durable: beacon.durable }))
 }
 
 #[cfg(test)]
@@ -159,8 +281,12 @@ mod tests {
     }
 
     fn beacon(library: LibraryId, author: u8, number: u64, through: u64) -> Signed {
-        let durable = Watermarks::from_iter([(stream(), through)]);
-        Signed::new(&Beacon { library, author: secret(author).public(), number, durable }, &secret(author)).unwrap()
+        said(library, author, number, None, Watermarks::from_iter([(stream(), through)]))
+    }
+
+    fn said(library: LibraryId, author: u8, number: u64, since: Option<StatementId>, durable: Watermarks) -> Signed {
+        let beacon = Beacon { library, author: secret(author).public(), number, since, durable };
+        Signed::new(&beacon, &secret(author)).unwrap()
     }
 
     #[test]
@@ -194,11 +320,17 @@ mod tests {
     fn only_a_higher_number_is_news() {
         let (mut beacons, membership) = (Beacons::default(), two());
         let library = membership.library();
-        assert_eq!(beacons.offer(beacon(library, 1, 5, 10), &membership).unwrap().map(|news| news.number), Some(5));
-        assert_eq!(beacons.offer(beacon(library, 1, 5, 99), &membership).unwrap(), None);
-        assert_eq!(beacons.offer(beacon(library, 1, 4, 99), &membership).unwrap(), None);
-        assert_eq!(beacons.of(secret(1).device()).unwrap().durable.get(stream()), 10);
-        assert_eq!(beacons.iter().collect::<Vec<_>>(), [(secret(1).device(), &beacon(library, 1, 5, 10))]);
+        let mut offer = |number, through| {
+            let offered = beacons.offer(beacon(library, 1, number, through), None, &membership).unwrap();
+            assert_eq!((offered.author, offered.number), (secret(1).device(), number));
+            offered.serves
+        };
+        assert_eq!(offer(5, 10), Use::News(Watermarks::from_iter([(stream(), 10)])));
+        assert_eq!(offer(5, 99), Use::Old);
+        assert_eq!(offer(4, 99), Use::Old);
+        let held = beacons.of(secret(1).device()).unwrap();
+        assert_eq!((held.number(), held.get(stream())), (5, 10));
+        assert_eq!(held.signed().collect::<Vec<_>>(), [&beacon(library, 1, 5, 10)]);
     }
 
     #[test]
@@ -206,28 +338,29 @@ mod tests {
         let (mut beacons, membership) = (Beacons::default(), two());
         let mut forged = beacon(membership.library(), 1, 5, 10);
         forged.signature = beacon(membership.library(), 2, 5, 10).signature;
-        assert!(matches!(beacons.offer(forged, &membership), Err(BeaconError::Signed(SignedError::Forged(_)))));
+        assert!(matches!(beacons.offer(forged, None, &membership), Err(BeaconError::Signed(SignedError::Forged(_)))));
         assert!(beacons.of(secret(1).device()).is_none());
     }
 
     #[test]
     fn a_forged_beacon_never_replaces_one_that_is_held() {
         let (mut beacons, membership) = (Beacons::default(), two());
-        beacons.offer(beacon(membership.library(), 1, 5, 10), &membership).unwrap();
+        beacons.offer(beacon(membership.library(), 1, 5, 10), None, &membership).unwrap();
         for number in [4, 5, 6, u64::MAX] {
             let mut forged = beacon(membership.library(), 1, number, 99);
             forged.signature = beacon(membership.library(), 2, number, 99).signature;
-            assert!(!matches!(beacons.offer(forged, &membership), Ok(Some(_))), "{number}");
+            let offered = beacons.offer(forged, None, &membership);
+            assert!(!matches!(offered, Ok(Offered { serves: Use::News(_), .. })), "{number}");
         }
-        assert_eq!(beacons.of(secret(1).device()).unwrap().durable.get(stream()), 10);
+        assert_eq!(beacons.of(secret(1).device()).unwrap().get(stream()), 10);
     }
 
     #[test]
     fn a_beacon_of_a_stranger_or_of_another_library_is_refused() {
         let (mut beacons, membership) = (Beacons::default(), two());
-        let stranger = beacons.offer(beacon(membership.library(), 3, 1, 1), &membership).map(|_| ());
+        let stranger = beacons.offer(beacon(membership.library(), 3, 1, 1), None, &membership).map(|_| ());
         assert!(matches!(stranger, Err(BeaconError::NotAMember(device)) if device == secret(3).device()));
-        let elsewhere = beacons.offer(beacon(LibraryId::MIN, 1, 1, 1), &membership).map(|_| ());
+        let elsewhere = beacons.offer(beacon(LibraryId::MIN, 1, 1, 1), None, &membership).map(|_| ());
         assert!(matches!(elsewhere, Err(BeaconError::OtherLibrary { library: LibraryId::MIN, .. })));
     }
 
@@ -235,16 +368,16 @@ mod tests {
     fn a_statement_of_membership_is_no_beacon() {
         let membership = two();
         let statement = membership.statements().next().unwrap().clone();
-        assert!(matches!(Beacons::default().offer(statement, &membership), Err(BeaconError::Signed(_))));
+        assert!(matches!(Beacons::default().offer(statement, None, &membership), Err(BeaconError::Signed(_))));
     }
 
     #[test]
     fn what_all_acked_is_what_the_slowest_acked() {
         let (mut beacons, membership) = (Beacons::default(), two());
         let (one, both) = ([secret(1).device()], [secret(1).device(), secret(2).device()]);
-        beacons.offer(beacon(membership.library(), 1, 1, 10), &membership).unwrap();
+        beacons.offer(beacon(membership.library(), 1, 1, 10), None, &membership).unwrap();
         assert_eq!((beacons.acked_by_all(one, stream()), beacons.acked_by_all(both, stream())), (10, 0));
-        beacons.offer(beacon(membership.library(), 2, 1, 7), &membership).unwrap();
+        beacons.offer(beacon(membership.library(), 2, 1, 7), None, &membership).unwrap();
         assert_eq!(beacons.acked_by_all(both, stream()), 7);
         assert_eq!(beacons.acked_by_all([], stream()), 0);
     }
@@ -252,12 +385,103 @@ mod tests {
     #[test]
     fn a_removed_member_stops_counting() {
         let (mut beacons, mut membership) = (Beacons::default(), two());
-        beacons.offer(beacon(membership.library(), 2, 1, 7), &membership).unwrap();
+        beacons.offer(beacon(membership.library(), 2, 1, 7), None, &membership).unwrap();
         let removal = membership.remove(secret(2).public(), 0, &secret(1)).unwrap();
         membership.insert(removal).unwrap();
         beacons.retain_members(&membership);
         assert_eq!(beacons.iter().len(), 0);
-        assert!(beacons.offer(beacon(membership.library(), 2, 2, 9), &membership).is_err());
+        assert!(beacons.offer(beacon(membership.library(), 2, 2, 9), None, &membership).is_err());
+    }
+
+    fn streams(count: u8) -> impl Iterator<Item = Stream> {
+        (1..=count).map(|device| Stream::state(secret(device).device()))
+    }
+
+    #[test]
+    fn what_adds_to_a_whole_beacon_is_of_use_to_those_who_have_that_one() {
+        let (mut author, mut other, membership) = (Beacons::default(), Beacons::default(), two());
+        let (library, device) = (membership.library(), secret(1).device());
+        let mut durable: Watermarks = streams(9).map(|stream| (stream, 1)).collect();
+        assert_eq!(author.next(device, &durable), (None, durable.clone()));
+        let whole = said(library, 1, 1, None, durable.clone());
+        author.offer(whole.clone(), None, &membership).unwrap();
+        durable.raise(stream(), 4);
+        let (since, further) = author.next(device, &durable);
+        assert_eq!((since, further.iter().collect::<Vec<_>>()), (Some(whole.id()), vec![(stream(), 4)]));
+        let added = said(library, 1, 2, since, further.clone());
+        assert_eq!(other.offer(added.clone(), None, &membership).unwrap().serves, Use::Lacking);
+        assert!(other.of(device).is_none());
+        other.offer(whole.clone(), None, &membership).unwrap();
+        assert_eq!(other.offer(added.clone(), None, &membership).unwrap().serves, Use::News(further));
+        let held = other.of(device).unwrap();
+        assert_eq!((held.durable(), held.number(), held.whole()), (durable, 2, whole.id()));
+        assert_eq!(held.signed().collect::<Vec<_>>(), [&whole, &added]);
+    }
+
+    #[test]
+    fn a_whole_beacon_that_comes_along_is_taken_though_one_with_a_higher_number_is_held() {
+        let (mut beacons, membership) = (Beacons::default(), two());
+        let library = membership.library();
+        let whole = beacon(library, 1, 1, 10);
+        let added = said(library, 1, 9, Some(whole.id()), Watermarks::from_iter([(stream(), 12)]));
+        beacons.offer(beacon(library, 1, 5, 7), None, &membership).unwrap();
+        let other = beacon(library, 1, 2, 99);
+        assert_eq!(beacons.offer(added.clone(), Some(&other), &membership).unwrap().serves, Use::Lacking);
+        let mut forged = whole.clone();
+        forged.signature = other.signature;
+        assert!(beacons.offer(added.clone(), Some(&forged), &membership).is_err());
+        assert_eq!(beacons.of(secret(1).device()).map(Said::number), Some(5));
+        beacons.offer(added, Some(&whole), &membership).unwrap();
+        let held = beacons.of(secret(1).device()).unwrap();
+        assert_eq!((held.number(), held.get(stream()), held.whole()), (9, 12, whole.id()));
+    }
+
+    #[test]
+    fn where_much_moved_or_fell_back_the_next_beacon_is_whole() {
+        let (mut author, membership) = (Beacons::default(), two());
+        let device = secret(1).device();
+        let all: Watermarks = streams(9).map(|stream| (stream, 5)).collect();
+        author.offer(said(membership.library(), 1, 1, None, all.clone()), None, &membership).unwrap();
+        assert_eq!(author.next(device, &all), (author.of(device).map(Said::whole), Watermarks::new()));
+        for (moved, is_whole) in [(3, false), (4, true)] {
+            let mut durable = all.clone();
+            for stream in streams(moved) {
+                durable.raise(stream, 6);
+            }
+            assert_eq!(author.next(device, &durable).0.is_none(), is_whole, "{moved}");
+        }
+        let fell: Watermarks = streams(9).map(|stream| (stream, 4)).collect();
+        assert_eq!(author.next(device, &fell), (None, fell.clone()));
+    }
+
+    proptest! {
+        /// Each step raises a stream; the author says it; whether it arrives, and whether the whole one comes along, is
+        /// drawn.
+        #[test]
+        fn nobody_is_believed_to_be_further_than_it_said(
+            steps in prop::collection::vec((1..9_u8, any::<bool>(), any::<bool>()), 1..60),
+        ) {
+            let (mut author, mut other, membership) = (Beacons::default(), Beacons::default(), two());
+            let device = secret(1).device();
+            let mut durable = Watermarks::new();
+            for (number, (stream, arrives, again)) in (1..).zip(steps) {
+                let stream = Stream::state(secret(stream).device());
+                durable.raise(stream, durable.get(stream) + 1);
+                let (since, further) = author.next(device, &durable);
+                let signed = said(membership.library(), 1, number, since, further);
+                author.offer(signed.clone(), None, &membership).unwrap();
+                let whole = author.of(device).unwrap().signed().next().cloned().unwrap();
+                let knows = again || other.of(device).is_some_and(|held| held.whole() == whole.id());
+                if arrives {
+                    other.offer(signed, again.then_some(&whole), &membership).unwrap();
+                }
+                let believed = other.of(device).map(Said::durable).unwrap_or_default();
+                prop_assert!(durable.covers(&believed));
+                if arrives && (knows || since.is_none()) {
+                    prop_assert_eq!(&believed, &durable);
+                }
+            }
+        }
     }
 
     proptest! {
@@ -267,9 +491,9 @@ mod tests {
         fn the_highest_number_wins_in_every_order(numbers in Just((1..8_u64).collect::<Vec<_>>()).prop_shuffle()) {
             let (mut beacons, membership) = (Beacons::default(), two());
             for number in numbers {
-                beacons.offer(beacon(membership.library(), 1, number, number), &membership).unwrap();
+                beacons.offer(beacon(membership.library(), 1, number, number), None, &membership).unwrap();
             }
-            prop_assert_eq!(beacons.of(secret(1).device()).map(|beacon| beacon.number), Some(7));
+            prop_assert_eq!(beacons.of(secret(1).device()).map(Said::number), Some(7));
         }
     }
 }

@@ -236,11 +236,13 @@ fn signed(bytes: Vec<u8>, signature: &[u8]) -> Option<Signed> {
     Some(Signed { bytes, signature: signature.try_into().ok()? })
 }
 
-/// The newest beacon of each member and when it was heard, in milliseconds since 1970.
+/// The newest beacons of each member, the whole one first, and when they were heard, in milliseconds since 1970.
 pub(crate) fn beacons(c: &mut SqliteConnection) -> QueryResult<Vec<(Signed, u64)>> {
     use tables::beacon::dsl;
-    let rows: Vec<(Vec<u8>, Vec<u8>, i64)> =
-        dsl::beacon.order(dsl::member).select((dsl::bytes, dsl::signature, dsl::heard_at_ms)).load(c)?;
+    let rows: Vec<(Vec<u8>, Vec<u8>, i64)> = dsl::beacon
+        .order((dsl::member, dsl::is_whole.desc()))
+        .select((dsl::bytes, dsl::signature, dsl::heard_at_ms))
+        .load(c)?;
     Ok(rows.into_iter().filter_map(|(b, s, at)| Some((signed(b, &s)?, from_sql(at)))).collect())
 }
 
@@ -251,8 +253,8 @@ pub(crate) enum Note {
     Setting(&'static str, Vec<u8>),
     /// A membership statement.
     Statement(Signed),
-    /// A member's newest beacon.
-    Beacon { member: DeviceId, number: u64, signed: Signed, heard_at_ms: u64 },
+    /// What a member last said of how far it is: all of it, or what is further since.
+    Beacon { member: DeviceId, is_whole: bool, signed: Signed, heard_at_ms: u64 },
     /// A ticket, by the hash of its secret.
     Ticket { id: Vec<u8>, secret: Vec<u8>, expires_at_ms: u64, used_by: Option<Vec<u8>> },
     /// A ticket that expired.
@@ -277,11 +279,11 @@ pub(crate) fn keep(c: &mut SqliteConnection, note: &Note) -> QueryResult<()> {
             let row = (dsl::id.eq(id), dsl::bytes.eq(&signed.bytes), dsl::signature.eq(&signed.signature[..]));
             diesel::insert_or_ignore_into(dsl::statement).values(row).execute(c)?;
         }
-        Note::Beacon { member, number, signed, heard_at_ms } => {
+        Note::Beacon { member, is_whole, signed, heard_at_ms } => {
             use tables::beacon::dsl;
             let row = (
                 dsl::member.eq(*member),
-                dsl::number.eq(to_sql(*number)),
+                dsl::is_whole.eq(*is_whole),
                 dsl::bytes.eq(&signed.bytes),
                 dsl::signature.eq(&signed.signature[..]),
                 dsl::heard_at_ms.eq(to_sql(*heard_at_ms)),

@@ -72,13 +72,13 @@ fn a_forged_beacon_does_not_get_anything_pruned() {
         a.add_tags(3).await;
         let library = a.peer().library();
         let durable = Watermarks::from_iter([(Stream::shared(a.id()), 1_000)]);
-        let beacon = Beacon { library, author: fake.key(), number: u64::MAX, durable };
+        let beacon = Beacon { library, author: fake.key(), number: u64::MAX, since: None, durable };
         let own = Signed::new(&beacon, &fake.secret()).unwrap();
         // The same words in b's name, with a signature that is not b's.
         let in_bs_name = Beacon { author: b.key(), ..beacon };
         let bytes = starling_schema::codec::encode(&in_bs_name, 1 << 16).unwrap();
         let forged = Signed { bytes, signature: own.signature };
-        let heartbeat = Heartbeat { beacons: vec![own, forged], membership: [0; 32] };
+        let heartbeat = Heartbeat { beacons: vec![own, forged], lacks: Vec::new(), membership: [0; 32] };
         let before = crate::refused(&a).await;
         assert_eq!(fake.ask(&a, key, SyncPayload::Heartbeat(heartbeat)).await, SyncPayload::Done);
         cluster.pass(LATER).await;

@@ -301,9 +301,10 @@ fn a_heartbeat_is_done_and_what_its_beacon_acks_is_pruned() {
         cluster.pass(SOON).await;
         assert_eq!(asked.node.status().await.log.entries, 3);
         let durable = Watermarks::from_iter([(Stream::shared(asked.node.id()), 2)]);
-        let beacon = Beacon { library: asked.node.peer().library(), author: asked.fake.key(), number: 1, durable };
+        let beacon =
+            Beacon { library: asked.node.peer().library(), author: asked.fake.key(), number: 1, since: None, durable };
         let beacons = vec![Signed::new(&beacon, &asked.fake.secret()).unwrap()];
-        let heartbeat = Heartbeat { beacons, membership: [0; 32] };
+        let heartbeat = Heartbeat { beacons, lacks: Vec::new(), membership: [0; 32] };
         assert_eq!(asked.ask(SyncPayload::Heartbeat(heartbeat)).await, SyncPayload::Done);
         cluster.pass(SOON).await;
         assert_eq!(asked.node.status().await.log.entries, 1);
@@ -496,7 +497,7 @@ fn a_stranger_is_refused_whatever_it_asks_and_learns_not_even_the_library() {
             SyncPayload::SharedChangeRequest(page),
             SyncPayload::SnapshotRequest(SnapshotRequest { scope: SnapshotScope::Shared, after: None }),
             SyncPayload::DigestRequest(all),
-            SyncPayload::Heartbeat(Heartbeat { beacons: Vec::new(), membership: [0; 32] }),
+            SyncPayload::Heartbeat(Heartbeat { beacons: Vec::new(), lacks: Vec::new(), membership: [0; 32] }),
             SyncPayload::StateChange(StateChange { owner: stranger.key().device(), after: 0, row: row(1, "no") }),
         ] {
             let answer = stranger.envelope_in_answer_to(asked.key, payload).await;
