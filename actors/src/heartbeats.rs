@@ -18,7 +18,7 @@ use crate::environment::Environment;
 use crate::links::halts;
 use crate::network::Publish;
 use crate::planted::{self, Bug};
-use crate::proto::heartbeat::{BeaconError, Beacons, HeartbeatSchedule, Offered, Use};
+use crate::proto::heartbeat::{BeaconError, Beacons, HeartbeatSchedule, Offered, Said, Use};
 use crate::proto::membership::Membership;
 use crate::proto::purge::Coverage;
 use crate::retry_queue::{Acked, RetryQueue};
@@ -38,6 +38,9 @@ const BEACONS_MAX: usize = 32;
 
 /// The most bytes of them: with what is around them they fit a request of 64 KiB.
 const BEACONS_BYTES_MAX: usize = 60 * 1024;
+
+/// What a member said again without having moved is passed on this long after the last time: it lives.
+const PASS_ON_MS: u64 = 10 * 60 * 1_000;
 
 /// A member that nobody heard of for this long no longer keeps logs from being pruned: 30 days. It gets a snapshot
 /// when it returns.
@@ -81,6 +84,8 @@ pub(crate) struct Heartbeats {
     shared: Shared,
     /// Of whom we lack the whole beacon that a newer one adds to.
     lacking: BTreeSet<DeviceId>,
+    /// Whether there is something that the last broadcast did not say.
+    has_news: bool,
     /// Whether our next beacon is whole: what we said in an earlier life may not be what others have.
     says_all: bool,
     membership: Membership,
@@ -152,6 +157,7 @@ impl Heartbeats {
             sessions: BTreeMap::new(),
             shared: BTreeMap::new(),
             lacking: BTreeSet::new(),
+            has_news: true,
             says_all: true,
             membership,
             beacons,
@@ -171,6 +177,7 @@ impl Heartbeats {
 
     /// There is news: the next heartbeat is due soon, and upkeep after it.
     fn changed(&mut self, ctx: &mut Context<Self>) {
+        self.has_news = true;
         self.schedule.changed(self.environment.uptime_ms(), self.environment.fraction());
         self.arm(ctx);
     }
@@ -190,7 +197,7 @@ impl Heartbeats {
         self.arm(ctx);
     }
 
-    /// Says how far we are, to everybody by gossip and to each connected peer directly.
+    /// Says how far we are: what is new to everybody by gossip, and all to each connected peer directly.
     fn beat(&mut self) {
         self.environment.reach(Point::BeforeAck);
         // A crash may have forgotten the last numbers, so the wall clock keeps them rising.
@@ -211,7 +218,9 @@ impl Heartbeats {
         let membership = self.membership.digest();
         let lacks: Vec<DeviceId> = self.lacking.iter().copied().take(BEACONS_MAX).collect();
         let payload = SyncPayload::Heartbeat(Heartbeat { beacons: vec![own], lacks: Vec::new(), membership });
-        if let Some(publish) = self.publish.as_ref().filter(|_| !self.sessions.is_empty()) {
+        // What is said again goes to those who are connected; once a minute everybody hears it.
+        let is_broadcast = std::mem::take(&mut self.has_news) || self.schedule.rests();
+        if let Some(publish) = self.publish.as_ref().filter(|_| is_broadcast && !self.sessions.is_empty()) {
             let envelope = SyncEnvelope {
                 library: self.library,
                 device: self.device,
@@ -238,8 +247,11 @@ impl Heartbeats {
     /// lower number than it had. A whole one goes along where the peer may not have that.
     fn news_for(&mut self, peer: DeviceId) -> Vec<Signed> {
         let has = |member, shared: &Shared| shared.get(&(peer, member)).copied().unwrap_or_default();
-        let is_due = |member: DeviceId, number| member == self.device || number > has(member, &self.shared).0;
-        let said = self.beacons.iter().filter(|(member, said)| is_due(*member, said.number()));
+        let is_due = |member: DeviceId, said: &Said| {
+            let (had, _) = has(member, &self.shared);
+            member == self.device || said.moved() > had || said.number() > had.saturating_add(PASS_ON_MS)
+        };
+        let said = self.beacons.iter().filter(|(member, said)| is_due(*member, said));
         let mut due: Vec<DeviceId> = said.map(|(member, _)| member).collect();
         // Where there are more than fit, all have their turn; our own comes first.
         if due.len() > BEACONS_MAX {
@@ -515,6 +527,19 @@ impl Handler<HeartbeatDown> for Heartbeats {
         if self.sessions.get(&peer).is_some_and(|(newest, _)| *newest == serial) {
             self.sessions.remove(&peer);
         }
+    }
+}
+
+/// A heartbeat to a peer was not answered: what it said may not be known there.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct BeatLost(pub(crate) DeviceId);
+
+impl Handler<BeatLost> for Heartbeats {
+    type Result = ();
+
+    fn handle(&mut self, BeatLost(peer): BeatLost, _: &mut Self::Context) {
+        self.shared.retain(|(with, _), _| *with != peer);
     }
 }
 

@@ -15,7 +15,7 @@ use starling_schema::wire::{
 use crate::auditor::AskedFor;
 use crate::backfill_buffer::{AskProgress, OfferDirect, PeerMarks, SessionDown, SessionUp};
 use crate::exchange::{ExchangeError, Exchanged, exchange};
-use crate::heartbeats::{Heard, HeartbeatDown, HeartbeatUp};
+use crate::heartbeats::{BeatLost, Heard, HeartbeatDown, HeartbeatUp};
 use crate::links::{Links, halts};
 use crate::pairing::Join;
 use crate::proto::backfill::STREAMS_MAX;
@@ -443,6 +443,7 @@ impl Handler<Beat> for Session {
         ctx.spawn(sent.map(|answer, actor, _| {
             if let Err(error) = actor.account(answer) {
                 tracing::debug!(peer = %actor.peer, %error, "a heartbeat was not answered");
+                tell(&actor.links.heartbeats, BeatLost(actor.peer));
             }
         }));
     }

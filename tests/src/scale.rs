@@ -23,7 +23,7 @@ use starling_schema::ids::{DeviceId, LibraryId, RecordId};
 use starling_schema::key::DeviceSecret;
 use starling_schema::models::Tag;
 use starling_schema::record::{Seen, SharedRecord};
-use starling_schema::signed::{Beacon, Signed};
+use starling_schema::signed::{Beacon, Signed, StatementId};
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
 use starling_schema::wire::{GOSSIP_BYTES_MAX, Heartbeat, SyncEnvelope, SyncPayload};
 use uuid::Uuid;
@@ -38,6 +38,9 @@ const CONNECTIONS_MAX: usize = 64;
 
 /// The most beacons of one direct heartbeat, as in the peer.
 const BEACONS_MAX: usize = 32;
+
+/// Streams that moved since a member's whole beacon was said: those of a few who are at work.
+const MOVED: usize = 4;
 
 /// What gossipsub puts around a message: source, number, topic, signature, lengths.
 const FRAME_BYTES: usize = 200;
@@ -84,6 +87,9 @@ impl Cost {
 #[derive(Clone, Debug)]
 struct Row {
     members: usize,
+    /// A whole beacon.
+    whole_bytes: usize,
+    /// One that adds to it.
     beacon_bytes: usize,
     fits: bool,
     hops: usize,
@@ -111,8 +117,11 @@ pub fn run(arguments: &Arguments, json: bool) -> anyhow::Result<()> {
             writeln!(out, "{}", row.json())?;
         }
     } else {
-        writeln!(out, "| members | beacon | hops | a change: messages, bytes | its heartbeats | an idle minute |")?;
-        writeln!(out, "|---|---|---|---|---|---|")?;
+        writeln!(
+            out,
+            "| members | whole beacon | added | hops | a change: messages, bytes | its heartbeats | an idle minute |"
+        )?;
+        writeln!(out, "|---|---|---|---|---|---|---|")?;
         for row in &rows {
             writeln!(out, "{}", row.line())?;
         }
@@ -130,36 +139,36 @@ impl Row {
         let (copies, hops) = mesh.flood();
         let gossip = |bytes: usize| Cost { messages: copies, bytes: copies * to_f64(bytes + FRAME_BYTES) };
         let change = gossip(change()?);
-        let beacon = beacon(members, 0)?;
-        let one = heartbeat(vec![beacon.clone()])?.context("no heartbeat fits")?;
-        let fits = one <= GOSSIP_BYTES_MAX;
-        // Directly a device says to each connected one what that may not have, which after a change is the news of all.
-        let news: Vec<Signed> = (0..BEACONS_MAX.min(members) as u64)
-            .map(|number| self::beacon(members, number))
-            .collect::<Result<_, _>>()?;
-        let direct = match heartbeat(news.clone())? {
-            Some(bytes) => bytes,
-            None => news.len() * (beacon.bytes.len() + beacon.signature.len()),
-        };
+        let whole = whole(members)?;
+        let fits = heartbeat(vec![whole.clone()])?.is_some_and(|bytes| bytes <= GOSSIP_BYTES_MAX);
+        let (said, again) = (added(MOVED)?, added(0)?);
+        let one = |beacon: &Signed| heartbeat(vec![beacon.clone()])?.context("no heartbeat fits");
+        let (moved, same) = (one(&said)?, one(&again)?);
         let connected = to_f64(CONNECTIONS_MAX.min(members - 1));
-        let by_gossip = if fits { gossip(one) } else { Cost::default() }.times(to_f64(members));
-        let directly = Cost { messages: connected, bytes: connected * to_f64(direct) };
-        let beat = by_gossip.plus(directly);
+        let directly = |bytes: usize| Cost { messages: connected, bytes: connected * to_f64(bytes) };
+        let beats = beats_after_a_change();
+        // Everybody who has the change says so once to all, and again to those who are connected, which pass it on: what
+        // that adds to a message is the beacons themselves, so many in each at most.
+        let passed_on = to_f64(members).min(beats * to_f64(BEACONS_MAX));
+        let beacon_bytes = said.bytes.len() + said.signature.len();
+        let passing = Cost { messages: 0.0, bytes: connected * passed_on * to_f64(beacon_bytes) };
+        let heartbeats = gossip(moved).times(to_f64(members)).plus(directly(same).times(beats)).plus(passing);
         Ok(Self {
             members,
-            beacon_bytes: beacon.bytes.len() + beacon.signature.len(),
+            whole_bytes: whole.bytes.len() + whole.signature.len(),
+            beacon_bytes,
             fits,
             hops,
             change,
-            heartbeats: beat.times(beats_after_a_change()),
-            idle_minute: beat.times(60_000.0 / to_f64(usize::try_from(INTERVAL_MS_MAX)?)),
+            heartbeats,
+            idle_minute: gossip(same).times(to_f64(members)).plus(directly(same)),
         })
     }
 
     fn json(&self) -> serde_json::Value {
         let cost = |cost: Cost| json!({ "messages": cost.messages.round(), "bytes": cost.bytes.round() });
         json!({
-            "schema": 1, "members": self.members, "beacon_bytes": self.beacon_bytes, "fits": self.fits,
+            "schema": 1, "members": self.members, "whole_bytes": self.whole_bytes, "beacon_bytes": self.beacon_bytes, "fits": self.fits,
             "hops": self.hops, "change": cost(self.change), "heartbeats": cost(self.heartbeats),
             "idle_minute": cost(self.idle_minute),
         })
@@ -167,9 +176,10 @@ impl Row {
 
     fn line(&self) -> String {
         let cost = |cost: Cost| format!("{:.0}, {}", cost.messages, size(cost.bytes));
-        let beacon = format!("{}{}", size(to_f64(self.beacon_bytes)), if self.fits { "" } else { " (too large)" });
+        let whole = format!("{}{}", size(to_f64(self.whole_bytes)), if self.fits { "" } else { " (too large)" });
+        let beacon = size(to_f64(self.beacon_bytes));
         let (change, heartbeats, idle) = (cost(self.change), cost(self.heartbeats), cost(self.idle_minute));
-        format!("| {} | {beacon} | {} | {change} | {heartbeats} | {idle} |", self.members, self.hops)
+        format!("| {} | {whole} | {beacon} | {} | {change} | {heartbeats} | {idle} |", self.members, self.hops)
     }
 }
 
@@ -226,24 +236,36 @@ fn device(random: &mut ChaCha8Rng) -> DeviceId {
     DeviceId(Uuid::from_u128(random.random()))
 }
 
-/// The beacon of one of the members: all have something of everybody, and nearly as much.
-fn beacon(members: usize, author: u64) -> anyhow::Result<Signed> {
-    let (mut random, mut of_author) = (ChaCha8Rng::seed_from_u64(7), ChaCha8Rng::seed_from_u64(author));
-    let library = LibraryId(Uuid::from_u128(random.random()));
+/// A member's whole beacon: it has something of everybody.
+fn whole(members: usize) -> anyhow::Result<Signed> {
+    let mut random = ChaCha8Rng::seed_from_u64(7);
     let mut durable = Watermarks::new();
     for _ in 0..members {
         let origin = device(&mut random);
         for kind in [StreamKind::State, StreamKind::Shared] {
-            let through: u64 = random.random_range(100..100_000);
-            durable.raise(Stream { kind, origin }, through - of_author.random_range(0..50));
+            durable.raise(Stream { kind, origin }, random.random_range(100..100_000));
         }
     }
-    let author = DeviceSecret::from_bytes(&of_author.random()).public();
-    let beacon = Beacon { library, author, number: 1_750_000_000_000, since: None, durable };
+    signed(None, durable)
+}
+
+/// A beacon that adds so many streams to a whole one.
+fn added(streams: usize) -> anyhow::Result<Signed> {
+    let mut random = ChaCha8Rng::seed_from_u64(8);
+    let moved = (0..streams).map(|_| (Stream::shared(device(&mut random)), random.random_range(100..100_000)));
+    let durable = moved.collect();
+    signed(Some(StatementId(random.random())), durable)
+}
+
+fn signed(since: Option<StatementId>, durable: Watermarks) -> anyhow::Result<Signed> {
+    let mut random = ChaCha8Rng::seed_from_u64(9);
+    let library = LibraryId(Uuid::from_u128(random.random()));
+    let author = DeviceSecret::from_bytes(&random.random()).public();
+    let beacon = Beacon { library, author, number: 1_750_000_000_000, since, durable };
     // Larger ones than a peer would sign are measured, too.
     let bytes = starling_schema::codec::encode(&beacon, usize::MAX)?;
     let mut signature = [0; 64];
-    of_author.fill(&mut signature);
+    random.fill(&mut signature);
     Ok(Signed { bytes, signature })
 }
 

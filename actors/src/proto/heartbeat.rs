@@ -54,6 +54,12 @@ impl HeartbeatSchedule {
         true
     }
 
+    /// Whether they are as rare as they get.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        self.interval_ms >= INTERVAL_MS_MAX
+    }
+
     /// When the next one is due, in milliseconds since 1970.
     #[must_use]
     pub fn next_due(&self) -> u64 {
@@ -65,6 +71,7 @@ impl HeartbeatSchedule {
 #[derive(Clone, Debug)]
 pub struct Said {
     number: u64,
+    moved: u64,
     whole: Part,
     since: Option<Part>,
 }
@@ -81,6 +88,12 @@ impl Said {
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// The number with which it first said that it is so far: later ones say the same again.
+    #[must_use]
+    pub fn moved(&self) -> u64 {
+        self.moved
     }
 
     /// How far along a stream it is.
@@ -104,6 +117,12 @@ impl Said {
     /// What was signed, the whole one first.
     pub fn signed(&self) -> impl Iterator<Item = &Signed> {
         self.parts().map(|part| &part.signed)
+    }
+
+    fn says_the_same(&self, other: &Self) -> bool {
+        let further = |said: &Self| said.since.as_ref().map(|part| part.durable.clone()).unwrap_or_default();
+        let same_whole = self.whole.signed == other.whole.signed;
+        if same_whole { further(self) == further(other) } else { self.durable() == other.durable() }
     }
 
     fn parts(&self) -> impl Iterator<Item = &Part> {
@@ -185,23 +204,26 @@ impl Beacons {
         if !membership.is_member(author) {
             return Err(BeaconError::NotAMember(author));
         }
+        let held = self.of(author);
         let mut news = durable.clone();
         let part = Part { signed, durable };
-        match (since, self.0.get_mut(&author)) {
-            (None, _) => drop(self.0.insert(author, Said { number, whole: part, since: None })),
-            (Some(since), Some(held)) if held.whole() == since => {
-                held.number = number;
-                held.since = Some(part);
-            }
+        let (whole_part, since) = match (since, held) {
+            (None, _) => (part, None),
+            (Some(since), Some(held)) if held.whole() == since => (held.whole.clone(), Some(part)),
             (Some(since), _) => {
-                let Some(whole_part) = along.filter(|along| along.id() == since).map(whole_of).transpose()?.flatten()
-                else {
+                let along = along.filter(|along| along.id() == since).map(whole_of).transpose()?.flatten();
+                let Some(along) = along else {
                     return Ok(Offered { author, number, whole, serves: Use::Lacking });
                 };
-                news.join(&whole_part.durable);
-                self.0.insert(author, Said { number, whole: whole_part, since: Some(part) });
+                news.join(&along.durable);
+                (along, Some(part))
             }
+        };
+        let mut said = Said { number, moved: number, whole: whole_part, since };
+        if let Some(held) = held.filter(|held| held.says_the_same(&said)) {
+            said.moved = held.moved;
         }
+        self.0.insert(author, said);
         Ok(Offered { author, number, whole, serves: Use::News(news) })
     }
 
