@@ -164,14 +164,9 @@ impl Applier {
         Ok(if next == current { Edited::Same } else { Edited::To(next) })
     }
 
-    /// The log entry that a local write of a shared record makes; none when it changes nothing.
-    fn shared_op(
-        &self,
-        record: &SharedRecord,
-        exists: bool,
-        hlc: Hlc,
-        write: &Write,
-    ) -> Result<Option<Op>, CommitError> {
+    /// The log entries that a local write of a shared record makes: one, none when it changes nothing, several for a
+    /// restore that does not fit one.
+    fn shared_op(&self, record: &SharedRecord, exists: bool, hlc: Hlc, write: &Write) -> Result<Vec<Op>, CommitError> {
         let derived = self.spec.is_some_and(|spec| spec.ownership == Ownership::SharedDerived);
         let alive = record.stamps.is_alive();
         match &write.action {
@@ -179,18 +174,18 @@ impl Applier {
                 self.check(write.record, fields)?;
                 let create = matches!(write.action, Action::Put(_));
                 if derived && create && (!exists || !alive) {
-                    return Ok(Some(merge::create(record, hlc, fields.clone())));
+                    return Ok(vec![merge::create(record, hlc, fields.clone())]);
                 }
                 if !exists && !create {
-                    return Ok(None);
+                    return Ok(Vec::new());
                 }
                 if !alive {
                     let model = self.table.name.to_owned();
                     return Err(CommitError::Deleted { model, record: write.record });
                 }
-                Ok(merge::set(record, fields.clone()))
+                Ok(merge::set(record, fields.clone()).into_iter().collect())
             }
-            Action::Delete => Ok(if exists { merge::delete(record) } else { None }),
+            Action::Delete => Ok(merge::delete(record).filter(|_| exists).into_iter().collect()),
             // Nothing is left of it but that it was deleted.
             Action::Restore if exists && !alive && record.stamps.fields.is_empty() => {
                 Err(CommitError::Purged { model: self.table.name.to_owned(), record: write.record })
@@ -392,19 +387,20 @@ impl Handler<EditOwned> for Applier {
     }
 }
 
-/// Make local writes of shared records, each with its stamp. The answer holds for each write its log entry's
-/// content; none for one that changes nothing.
+/// Make local writes of shared records, each with its stamps: one, and for a restore as many as it may take. The answer
+/// holds the log entries that they make, each with its stamp.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<Option<Op>>, CommitError>")]
-pub(crate) struct EditShared(pub(crate) Vec<(Hlc, Write)>);
+#[rtype(result = "Result<Vec<(Hlc, RecordId, Op)>, CommitError>")]
+pub(crate) struct EditShared(pub(crate) Vec<(Vec<Hlc>, Write)>);
 
 impl Handler<EditShared> for Applier {
-    type Result = Result<Vec<Option<Op>>, CommitError>;
+    type Result = Result<Vec<(Hlc, RecordId, Op)>, CommitError>;
 
     fn handle(&mut self, EditShared(edits): EditShared, _: &mut Self::Context) -> Self::Result {
         let c = &mut *self.store.borrow_mut();
         let mut ops = Vec::with_capacity(edits.len());
-        for (hlc, write) in edits {
+        for (stamps, write) in edits {
+            let Some(first) = stamps.first().copied() else { continue };
             if parked::is_item_parked(c, self.model(), write.record).map_err(StoreError::from)? {
                 let reason =
                     "a change of it by a device whose clock is ahead must come first: correct that clock, or wait";
@@ -412,11 +408,14 @@ impl Handler<EditShared> for Applier {
             }
             let current = self.table.shared(c, write.record).map_err(StoreError::from)?;
             let exists = current.is_some();
-            let op = self.shared_op(&current.unwrap_or_default(), exists, hlc, &write)?;
-            if let Some(op) = &op {
-                self.merge(c, write.record, op.clone().into_delta(hlc)).map_err(StoreError::from)?;
+            let made = self.shared_op(&current.unwrap_or_default(), exists, first, &write)?;
+            if made.len() > stamps.len() {
+                return Err(CommitError::TooLarge { changes: made.len() });
             }
-            ops.push(op);
+            for (hlc, op) in stamps.into_iter().zip(made) {
+                self.merge(c, write.record, op.clone().into_delta(hlc)).map_err(StoreError::from)?;
+                ops.push((hlc, write.record, op));
+            }
         }
         Ok(ops)
     }

@@ -138,10 +138,11 @@ impl Heartbeats {
         for (signed, at_ms) in stored {
             // Whole ones come first.
             if let Ok(Offered { author, .. }) = beacons.offer(signed, None, &membership) {
-                heard_at_ms.insert(author, at_ms);
+                let heard = heard_at_ms.entry(author).or_insert(at_ms);
+                *heard = at_ms.max(*heard);
             }
         }
-        let number = beacons.of(secret.device()).map_or(0, |own| own.number());
+        let number = beacons.of(secret.device()).map_or(0, Said::number);
         let saved_wholes = beacons.iter().map(|(member, said)| (member, said.whole())).collect();
         let schedule = HeartbeatSchedule::new(environment.uptime_ms(), environment.fraction());
         Self {
@@ -457,7 +458,14 @@ impl Handler<Heard> for Heartbeats {
             news.extend(self.take(beacon.clone(), along, from));
         }
         if !news.is_empty() {
-            tell(&self.retry, Acked(news.clone()));
+            let acked = |member| {
+                let said = |kind| {
+                    let stream = Stream { kind, origin: self.device };
+                    self.beacons.of(member).map(|said| (stream, said.get(stream)))
+                };
+                [StreamKind::State, StreamKind::Shared].into_iter().filter_map(said).collect()
+            };
+            tell(&self.retry, Acked(news.iter().map(|(member, _)| (*member, acked(*member))).collect()));
             tell(&self.buffer, PeerMarks(news));
         }
         let mut helps = self.lacking.len() > lacking;
@@ -556,9 +564,8 @@ impl Handler<AskAcks> for Heartbeats {
     type Result = Acks;
 
     fn handle(&mut self, _: AskAcks, _: &mut Self::Context) -> Acks {
-        let known = self.beacons.iter().filter_map(|(member, said)| {
-            Some((member, (said.durable(), self.heard_at_ms.get(&member).copied().unwrap_or(0))))
-        });
+        let heard_at_ms = |member| self.heard_at_ms.get(&member).copied().unwrap_or(0);
+        let known = self.beacons.iter().map(|(member, said)| (member, (said.durable(), heard_at_ms(member))));
         Acks(known.collect())
     }
 }

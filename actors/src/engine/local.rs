@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use starling_schema::change::{
-    Batch, COMMIT_BYTES_MAX, COMMIT_CHANGES_MAX, ENTRY_BYTES_MAX, Items, Op, SharedChange, StateRow, Write,
+    Action, Batch, COMMIT_BYTES_MAX, COMMIT_CHANGES_MAX, ENTRY_BYTES_MAX, Items, Op, SharedChange, StateRow, Write,
 };
 use starling_schema::hlc::Hlc;
 use starling_schema::ids::{ModelId, RecordId};
@@ -17,6 +17,10 @@ use crate::rig::Point;
 use crate::transactions::{CommitError, Receipt, StoreError};
 
 use super::{Effects, Engine};
+
+/// The most log entries that one restore becomes: each holds a third of what fits at least, and more than a commit may
+/// hold in all is refused.
+const RESTORE_CHANGES_MAX: usize = 3 * COMMIT_BYTES_MAX / ENTRY_BYTES_MAX;
 
 impl Engine {
     /// Makes one local commit within the open transaction, all or nothing.
@@ -96,16 +100,19 @@ impl Engine {
         if writes.is_empty() {
             return Ok(());
         }
-        let stamps = self.clock.send(Stamp(writes.len())).await.map_err(StoreError::from)?;
-        let mut edits: BTreeMap<ModelId, Vec<(Hlc, Write)>> = BTreeMap::new();
-        for (hlc, write) in stamps.iter().zip(writes) {
-            edits.entry(write.model).or_default().push((*hlc, write));
+        let stamps_of = |write: &Write| if matches!(write.action, Action::Restore) { RESTORE_CHANGES_MAX } else { 1 };
+        let count = writes.iter().map(stamps_of).sum();
+        let stamps = self.clock.send(Stamp(count)).await.map_err(StoreError::from)?;
+        let mut unused = stamps.iter().copied();
+        let mut edits: BTreeMap<ModelId, Vec<(Vec<Hlc>, Write)>> = BTreeMap::new();
+        for write in writes {
+            let own = unused.by_ref().take(stamps_of(&write)).collect();
+            edits.entry(write.model).or_default().push((own, write));
         }
         let mut made: BTreeMap<Hlc, (ModelId, RecordId, Op)> = BTreeMap::new();
         for (model, edits) in edits {
-            let keys: Vec<_> = edits.iter().map(|(hlc, write)| (*hlc, write.record)).collect();
             let ops = self.applier(model, true).send(EditShared(edits)).await.map_err(StoreError::from)??;
-            made.extend(keys.into_iter().zip(ops).filter_map(|((hlc, record), op)| Some((hlc, (model, record, op?)))));
+            made.extend(ops.into_iter().map(|(hlc, record, op)| (hlc, (model, record, op))));
         }
         let stream = Stream::shared(self.device);
         let after = self.marks.get(stream);

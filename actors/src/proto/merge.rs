@@ -5,7 +5,7 @@
 //! Per field it is last-writer-wins with a dotted version vector (Preguiça et al., 2012) that tells which losers
 //! nobody had seen.
 
-use starling_schema::change::{FieldWrite, Op};
+use starling_schema::change::{ENTRY_BYTES_MAX, FieldWrite, Op};
 use starling_schema::hlc::Hlc;
 use starling_schema::ids::FieldNo;
 use starling_schema::record::{Deletion, Seen, SharedRecord, Stamp};
@@ -121,12 +121,57 @@ pub fn delete(record: &SharedRecord) -> Option<Op> {
     record.stamps.is_alive().then(|| Op::Delete { seen: record.stamps.known() })
 }
 
-/// The change that brings a deleted record back with all it held; none when it is alive.
+/// The changes that bring a deleted record back with all it held; none when it is alive. What does not fit one is parted:
+/// all start the same life, and what they hold is joined.
 #[must_use]
-pub fn restore(record: &SharedRecord) -> Option<Op> {
-    let deleted = record.stamps.deleted.as_ref().filter(|_| !record.stamps.is_alive())?;
-    let (fields, stamps) = (record.fields.clone(), record.stamps.fields.clone());
-    Some(Op::Restore { life: Some(deleted.hlc), fields, stamps })
+pub fn restore(record: &SharedRecord) -> Vec<Op> {
+    let Some(deleted) = record.stamps.deleted.as_ref().filter(|_| !record.stamps.is_alive()) else { return Vec::new() };
+    let mut parts = vec![Part::default()];
+    for (field, stamp) in &record.stamps.fields {
+        let winner = record.fields.get(*field).cloned().unwrap_or(Value::Null);
+        // From the newest, so that each write is listed as a loser of one before it where that is in the same part.
+        let losers = stamp.losers.iter().rev().map(|(hlc, value)| (*hlc, value.clone(), Seen::new()));
+        for write in [(stamp.hlc, winner, stamp.seen.clone())].into_iter().chain(losers) {
+            let bytes = write.1.len() + WRITE_BYTES + write.2.len() * SEEN_BYTES;
+            if parts.last().is_some_and(|part| part.bytes + bytes > ENTRY_BYTES_MAX - Part::BYTES && part.bytes > 0) {
+                parts.push(Part::default());
+            }
+            if let Some(part) = parts.last_mut() {
+                part.bytes += bytes;
+                part.add(*field, write);
+            }
+        }
+    }
+    let restored = |part: Part| Op::Restore { life: Some(deleted.hlc), fields: part.fields, stamps: part.stamps };
+    parts.into_iter().map(restored).collect()
+}
+
+/// More than a write takes besides its value, and than each device takes that its author had seen, in bytes.
+const WRITE_BYTES: usize = 64;
+const SEEN_BYTES: usize = 32;
+
+/// What one change of a restore holds.
+#[derive(Default)]
+struct Part {
+    fields: Fields,
+    stamps: Vec<(FieldNo, Stamp)>,
+    bytes: usize,
+}
+
+impl Part {
+    /// More than a change takes besides its writes, in bytes.
+    const BYTES: usize = 512;
+
+    /// Adds a write: as a loser of the one of the same field that is there, which is newer.
+    fn add(&mut self, field: FieldNo, (hlc, value, seen): (Hlc, Value, Seen)) {
+        match self.stamps.last_mut() {
+            Some((last, stamp)) if *last == field => stamp.losers.push((hlc, value)),
+            _ => {
+                self.fields.set(field, value);
+                self.stamps.push((field, Stamp { hlc, seen, losers: Vec::new() }));
+            }
+        }
+    }
 }
 
 /// A value that lost without having been seen.
@@ -234,7 +279,7 @@ mod tests {
         let mut record = all(&[base.clone(), edit(&base, hlc(2, 2), 2), gone]);
         assert!(!record.stamps.is_alive());
         assert_eq!(losers(&record), [Loser { field: 1, hlc: hlc(2, 2), value: Value::Int(2), deleted: true }]);
-        let back = restore(&record).unwrap().into_delta(hlc(4, 1));
+        let back = restore(&record).remove(0).into_delta(hlc(4, 1));
         join(&mut record, back);
         assert!(record.stamps.is_alive());
         assert_eq!(record.fields.get(1), Some(&Value::Int(2)));
@@ -254,11 +299,39 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_one_change_is_restored_by_several_in_any_order() {
+        let base = edit(&SharedRecord::default(), hlc(1, 1), 0);
+        let long = |letter: &str| Value::from(letter.repeat(30_000));
+        let write = |time, device: u128, field, letter: &str| {
+            let change = set(&base, Fields::new().with(field, long(letter))).unwrap();
+            change.into_delta(hlc(time, device))
+        };
+        let writes = [write(2, 1, 1, "a"), write(3, 2, 1, "b"), write(4, 3, 1, "c"), write(5, 1, 2, "d")];
+        let alive = all(&[&[base.clone()][..], &writes].concat());
+        let gone = all(&[alive.clone(), delete(&alive).unwrap().into_delta(hlc(9, 1))]);
+        let ops = restore(&gone);
+        assert_eq!(ops.len(), 4);
+        let mut deltas = Vec::new();
+        for (time, op) in (10..).zip(ops) {
+            assert!(starling_schema::codec::encode(&op, ENTRY_BYTES_MAX).is_ok());
+            deltas.push(op.into_delta(hlc(time, 1)));
+        }
+        for turn in 0..deltas.len() {
+            deltas.rotate_left(turn);
+            let back = all(&[&[gone.clone()][..], &deltas].concat());
+            assert!(back.stamps.is_alive());
+            assert_eq!((&back.fields, losers(&back)), (&alive.fields, losers(&alive)), "{turn}");
+            let elsewhere = all(&deltas);
+            assert_eq!((&elsewhere.fields, losers(&elsewhere)), (&alive.fields, losers(&alive)));
+        }
+    }
+
+    #[test]
     fn who_makes_a_deleted_record_anew_has_seen_what_it_held() {
         let base = edit(&SharedRecord::default(), hlc(1, 1), 1);
         let gone = all(&[base.clone(), delete(&base).unwrap().into_delta(hlc(2, 1))]);
         let anew = create(&gone, hlc(4, 2), Fields::new().with(1, 2_i64)).into_delta(hlc(4, 2));
-        let back = restore(&gone).unwrap().into_delta(hlc(3, 3));
+        let back = restore(&gone).remove(0).into_delta(hlc(3, 3));
         let both = all(&[gone, anew, back]);
         assert_eq!((both.fields.get(1), losers(&both)), (Some(&Value::Int(2)), vec![]));
     }
@@ -268,7 +341,7 @@ mod tests {
         let base = edit(&SharedRecord::default(), hlc(1, 1), 1);
         let stale = edit(&base, hlc(9, 2), 9);
         let gone = all(&[base.clone(), delete(&base).unwrap().into_delta(hlc(2, 1))]);
-        let back = restore(&gone).unwrap().into_delta(hlc(3, 1));
+        let back = restore(&gone).remove(0).into_delta(hlc(3, 1));
         let before = all(&[gone.clone(), back.clone()]);
         assert_eq!(all(&[gone.clone(), back.clone(), stale.clone()]).fields, before.fields);
         assert_eq!(all(&[gone.clone(), stale.clone(), back.clone()]), all(&[back, stale, gone]));
@@ -295,7 +368,7 @@ mod tests {
             let op = match action % 6 {
                 0..=2 if alive => set(&replicas[who], Fields::new().with(u16::from(arg % 2), i64::from(*arg))),
                 3 => delete(&replicas[who]),
-                4 => restore(&replicas[who]),
+                4 => restore(&replicas[who]).pop(),
                 5 => {
                     let other = replicas[usize::from(arg % 3)].clone();
                     join(&mut replicas[who], other);

@@ -10,7 +10,7 @@ use crate::whole::SMALL;
 
 /// Bugs that are found quickly, with a seed that finds each and the checker that objects.
 const KNOWN: [(Bug, u64, &str); 4] = [
-    (Bug::WatermarkSkipsGap, 1, "agreement"),
+    (Bug::WatermarkSkipsGap, 1, "silence"),
     (Bug::HeadNotStored, 1, "acks"),
     (Bug::LogEntryMissing, 1, "agreement"),
     (Bug::RefusedCommitLeavesRows, 9, "ownership"),

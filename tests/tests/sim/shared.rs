@@ -247,6 +247,32 @@ fn a_delete_stands_against_a_concurrent_edit_which_is_listed_and_comes_back_with
 }
 
 #[test]
+fn a_record_too_large_for_one_change_comes_back_whole_with_what_lost() {
+    Cluster::run(242, async |cluster| {
+        let [a, b, c] = cluster.library(["a", "b", "c"]).await;
+        let tag = a.add_tag("tag").await;
+        cluster.settle(SOON).await;
+        cluster.partition(&[&[&a], &[&b], &[&c]]).await;
+        for (node, letter) in [(&a, "a"), (&b, "b"), (&c, "c")] {
+            node.set::<Tag>(tag, Tag::DESCRIPTION, letter.repeat(30_000)).await;
+        }
+        cluster.heal().await;
+        cluster.settle(LATER).await;
+        let before = a.conflicts().await;
+        assert_eq!(before.len(), 2);
+        a.delete::<Tag>(tag).await;
+        cluster.settle(SOON).await;
+        assert_eq!(b.conflicts().await, []);
+        b.commit(vec![Write::restore(Tag::MODEL, tag)]).await;
+        cluster.settle(SOON).await;
+        for node in [&a, &b, &c] {
+            assert_eq!(node.conflicts().await, before);
+            assert_eq!(node.tag_name(tag).await.as_deref(), Some("tag"));
+        }
+    });
+}
+
+#[test]
 fn two_tags_of_one_name_made_apart_coexist_and_the_built_in_one_is_one() {
     Cluster::run(210, async |cluster| {
         let [a, b] = cluster.library(["a", "b"]).await;
