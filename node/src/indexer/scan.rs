@@ -86,9 +86,9 @@ impl Scanner {
             run.push(rows::totals(at.id, after, self.catalogue.environment().wall_ms())).await?;
         }
         run.flush().await?;
-        run.finish(&diff, true).await?;
         at.totals = after;
         at.scanned = true;
+        run.finish(&diff, true).await?;
         Ok(report)
     }
 

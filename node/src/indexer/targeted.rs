@@ -182,8 +182,8 @@ impl Scanner {
             run.push(rows::totals(at.id, after, self.catalogue.environment().wall_ms())).await?;
         }
         run.flush().await?;
-        run.finish(&diff, false).await?;
         at.totals = after;
+        run.finish(&diff, false).await?;
         Ok(Targeted::Done { report, unhashed, later })
     }
 
