@@ -10,6 +10,7 @@ use starling_schema::ids::RecordId;
 use starling_schema::models::{Entry, EntryKind};
 use starling_schema::value::Value;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::task::JoinHandle;
 
 use super::IndexOptions;
 use super::catalogue::{Catalogue, OwnLocation};
@@ -154,6 +155,7 @@ impl Scanner {
             at: at.clone(),
             ids: IdPool { environment: self.catalogue.environment().clone(), drawn: Vec::new().into_iter() },
             pending: Vec::new(),
+            under_way: None,
             holds_back: false,
             overfull: false,
             skipped: 0,
@@ -172,6 +174,8 @@ pub(super) struct Run<'a> {
     at: OwnLocation,
     ids: IdPool,
     pending: Vec<Write>,
+    /// The commit that runs while a walk goes on, and how many writes it has.
+    under_way: Option<(u64, JoinHandle<Result<(), IndexError>>)>,
     /// Nothing may be committed yet: what was found so far may turn out to be half of a move.
     pub(super) holds_back: bool,
     /// More is held back than one commit takes.
@@ -188,8 +192,16 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Walks and compares. The walk waits while a commit is under way: the channel between them is bounded.
+    /// Walks and compares; commits what is found meanwhile, one commit behind. When it returns none is under way.
     pub(super) async fn compare(&mut self, plan: WalkPlan, diff: &mut Diff) -> Result<(), IndexError> {
+        let compared = self.walk(plan, diff).await;
+        // However it ended: what comes next must find in the library what was handed over.
+        let landed = self.landed().await;
+        compared.and(landed)
+    }
+
+    /// Walks and compares. The walk waits while the commits are behind: the channel between them is bounded.
+    async fn walk(&mut self, plan: WalkPlan, diff: &mut Diff) -> Result<(), IndexError> {
         let stop = self.scanner.stop.clone();
         let (root, goes_down) = (plan.root.clone(), plan.depth_max.is_none());
         self.directories.insert(root.clone(), Fingerprint::default());
@@ -246,8 +258,8 @@ impl Run<'_> {
             let ids = &mut self.ids;
             let mut fresh = || ids.next();
             let write = diff.take(found, &mut World { fresh: &mut fresh, inode_at: &inode_at });
-            if let Some(write) = write {
-                self.push(write).await?;
+            if write.is_some_and(|write| self.gather(write)) {
+                self.hand_over().await?;
             }
         }
         let (seen, errors, skipped) = (diff.report().seen, self.errors, self.skipped);
@@ -288,16 +300,25 @@ impl Run<'_> {
 
     /// Puts a write into the next commit.
     pub(super) async fn push(&mut self, write: Write) -> Result<(), IndexError> {
+        if self.gather(write) { self.flush().await } else { Ok(()) }
+    }
+
+    /// Puts a write into the next commit; whether that is full and may go.
+    fn gather(&mut self, write: Write) -> bool {
         self.pending.push(write);
-        if self.pending.len() < COMMIT_ROWS_MAX {
-            return Ok(());
-        }
-        self.overfull = self.holds_back;
-        if self.holds_back { Ok(()) } else { self.flush().await }
+        let is_full = self.pending.len() >= COMMIT_ROWS_MAX;
+        self.overfull |= is_full && self.holds_back;
+        is_full && !self.holds_back
     }
 
     /// Commits what waits.
     pub(super) async fn flush(&mut self) -> Result<(), IndexError> {
+        self.hand_over().await?;
+        self.landed().await
+    }
+
+    /// Begins to commit what waits, once the commit before has landed.
+    async fn hand_over(&mut self) -> Result<(), IndexError> {
         let writes = std::mem::take(&mut self.pending);
         if writes.is_empty() {
             return Ok(());
@@ -306,8 +327,18 @@ impl Run<'_> {
             let was_known = self.scanner.with_folders(&self.at, |folders, at| folders.begin(at.id)).await?;
             self.was_known = Some(was_known);
         }
+        self.landed().await?;
+        let (catalogue, path, stop) = (self.scanner.catalogue.clone(), self.at.path.clone(), self.scanner.stop.clone());
         let count = writes.len() as u64;
-        self.scanner.catalogue.commit(&self.at.path, writes, &self.scanner.stop).await?;
+        let commit = tokio::spawn(async move { catalogue.commit(&path, writes, &stop).await });
+        self.under_way = Some((count, commit));
+        Ok(())
+    }
+
+    /// Waits until the commit under way is done.
+    async fn landed(&mut self) -> Result<(), IndexError> {
+        let Some((count, commit)) = self.under_way.take() else { return Ok(()) };
+        commit.await.map_err(|_| IndexError::CutShort(self.at.path.clone()))??;
         self.scanner.board.update(self.at.id, |progress| progress.committed += count);
         Ok(())
     }

@@ -13,6 +13,7 @@ use super::bench::Bench;
 use super::catalogue::OwnLocation;
 use super::facts::Facts;
 use super::known::{Known, KnownSet};
+use super::scan::COMMIT_ROWS_MAX;
 use super::*;
 
 /// Longer than any step takes on a loaded machine.
@@ -190,6 +191,22 @@ async fn a_full_disk_stops_the_scan_and_the_next_one_does_the_rest() {
 }
 
 #[actix::test]
+async fn a_large_folder_is_committed_while_it_is_walked_and_nothing_follows_a_refused_commit() {
+    let world = World::new(quiet()).await;
+    let location = world.add().await;
+    (0..2 * COMMIT_ROWS_MAX + 5).for_each(|n| fs::write(world.root().join(n.to_string()), "").unwrap());
+    world.bench.take_commits();
+    world.bench.refuse(vec![CommitError::Storage(StoreError("disk full".to_owned()))]);
+    let error = world.indexer.rescan(location).await.unwrap_err();
+    assert!(error.to_string().contains("disk full"), "{error}");
+    assert_eq!(world.bench.take_commits(), [0; 0]);
+    world.indexer.rescan(location).await.unwrap();
+    // The root's own row has its new time, and the last commit the new totals.
+    assert_eq!(world.bench.take_commits(), [COMMIT_ROWS_MAX, COMMIT_ROWS_MAX, 7]);
+    assert_eq!(world.tree().await, world.disk());
+}
+
+#[actix::test]
 async fn a_restart_goes_on_with_what_was_indexed() {
     let world = World::new(quiet()).await;
     world.write("a", "");
@@ -250,7 +267,7 @@ async fn five_thousand_files_come_in_bounded_commits_and_progress_says_so() {
     let location = world.add().await;
     let commits = world.bench.take_commits();
     assert_eq!(commits.iter().sum::<usize>(), 2 + 5_021 + 1, "volume and location, entries, totals");
-    assert!(commits.iter().all(|count| *count <= scan::COMMIT_ROWS_MAX));
+    assert!(commits.iter().all(|count| *count <= COMMIT_ROWS_MAX));
     let progress = world.indexer.progress().borrow()[&location].clone();
     assert_eq!((progress.files_seen, progress.committed, progress.phase), (5_021, 5_022, Phase::Idle));
 }
@@ -282,10 +299,10 @@ async fn the_peers_own_data_is_not_indexed() {
 async fn a_big_folder_that_comes_while_watching_is_taken_by_a_full_scan() {
     let world = World::new(IndexOptions { hash: false, ..IndexOptions::default() }).await;
     let staging = tempfile::tempdir().unwrap();
-    (0..scan::COMMIT_ROWS_MAX + 100).for_each(|n| fs::write(staging.path().join(n.to_string()), "").unwrap());
+    (0..COMMIT_ROWS_MAX + 100).for_each(|n| fs::write(staging.path().join(n.to_string()), "").unwrap());
     world.add().await;
     fs::rename(staging.path(), world.root().join("big")).unwrap();
-    let expected = i64::try_from(scan::COMMIT_ROWS_MAX + 102).unwrap();
+    let expected = i64::try_from(COMMIT_ROWS_MAX + 102).unwrap();
     world.until("all", async |world| world.locations().await[0].totals.entries == expected).await;
 }
 
