@@ -1,13 +1,12 @@
 //! A fresh device in a process of its own joins one that holds N entries: how long until it holds them all.
 
 use serde_json::json;
-use starling_schema::ids::DeviceId;
 
 use super::Options;
 use super::peer_process::{Filled, Invited, Order, PeerProcess, Received};
+use super::reference;
 use super::report::{Measured, per_second, rounded};
 use super::rows::Kind;
-use super::{reference, rows};
 
 /// Rows a second that must be reached on two cores.
 const ROWS_PER_SECOND_MIN: f64 = 50_000.0;
@@ -26,7 +25,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Measured> {
     let (sender_mib, receiver_mib) = (sender.peak_rss_mib()?, receiver.peak_rss_mib()?);
     receiver.end().await?;
     sender.end().await?;
-    let reference_seconds = insert_the_same(count, place.path())?;
+    let reference_seconds = reference::insert_entries(place.path(), count)?;
     let size_mib = database_mib(&place.path().join("receiver"))?;
     let reference_mib = database_mib(&place.path().join(reference::FOLDER))?;
     let rate = per_second(count, took.all_rows);
@@ -66,12 +65,4 @@ fn database_mib(folder: &std::path::Path) -> anyhow::Result<f64> {
         }
     }
     Ok(f64::from(u32::try_from(kib)?) / 1_024.0)
-}
-
-/// The raw insert of the rows that were sent.
-fn insert_the_same(count: usize, place: &std::path::Path) -> anyhow::Result<f64> {
-    let ids = starling::environment::Environment::system().new_ids(count);
-    let owner = DeviceId(ids[0].0);
-    let rows: Vec<_> = ids.into_iter().enumerate().map(|(index, id)| rows::entry(index, id)).collect();
-    reference::insert_entries(place, owner, &rows)
 }

@@ -11,6 +11,7 @@ use ignore::{WalkBuilder, WalkState};
 use starling_schema::ids::{DeviceId, RecordId};
 use starling_schema::models::Entry;
 
+use super::rows;
 use super::stopwatch::{now, seconds_since};
 
 /// Where the database of a reference lies.
@@ -61,8 +62,11 @@ fn database(place: &Path, synchronous: &str) -> anyhow::Result<SqliteConnection>
     Ok(connection)
 }
 
-/// Seconds to insert the rows by a prepared statement in transactions of 10,000.
-pub(super) fn insert_entries(place: &Path, owner: DeviceId, rows: &[Entry]) -> anyhow::Result<f64> {
+/// Seconds to insert so many entries by a prepared statement in transactions of 10,000.
+pub(super) fn insert_entries(place: &Path, count: usize) -> anyhow::Result<f64> {
+    let ids = starling::environment::Environment::system().new_ids(count);
+    let owner = DeviceId(RecordId::MIN.0);
+    let rows: Vec<Entry> = ids.into_iter().enumerate().map(|(index, id)| rows::entry(index, id)).collect();
     let mut connection = database(place, "NORMAL")?;
     let start = now();
     let mut version = 0_i64;
