@@ -18,16 +18,18 @@ impl Fingerprint {
     /// Takes something in that lies in the directory.
     pub(crate) fn add(&mut self, name: &[u8], facts: &Facts) {
         let Facts { kind, size, created_ms, modified_ms, mode, inode } = *facts;
-        let mut hasher = blake3::Hasher::new();
-        let mut bytes = [0; 6 * 9];
-        for (place, value) in
-            bytes.chunks_exact_mut(9).zip([Some(kind.code()), size, created_ms, modified_ms, mode, inode])
-        {
+        // With most names it fits one block of the hash: which of the others there are goes into one byte with the kind.
+        let mut bytes = [0; 1 + 5 * 8];
+        let (head, places) = bytes.split_at_mut(1);
+        head[0] = u8::try_from(kind.code()).unwrap_or(u8::MAX) << 5;
+        let values = [size, created_ms, modified_ms, mode, inode];
+        for (at, (place, value)) in places.chunks_exact_mut(8).zip(values).enumerate() {
             if let Some(value) = value {
-                place[0] = 1;
-                place[1..].copy_from_slice(&value.to_le_bytes());
+                head[0] |= 1 << at;
+                place.copy_from_slice(&value.to_le_bytes());
             }
         }
+        let mut hasher = blake3::Hasher::new();
         hasher.update(&bytes).update(name);
         self.0 = self.0.wrapping_add(u128::from_le_bytes(short(&hasher)));
     }
