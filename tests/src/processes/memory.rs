@@ -11,6 +11,9 @@ const LIFE_MIN: Duration = Duration::from_secs(10);
 /// Caches of gossip last a minute, those of databases fill with the first some thousand writes.
 const LONG_LIFE_MIN: Duration = Duration::from_mins(3);
 
+/// The parts of a run that are compared.
+const FIFTHS: usize = 5;
+
 /// All that was seen, by device and process.
 #[derive(Debug, Default)]
 pub(crate) struct Memory(BTreeMap<(usize, u32), Vec<(Duration, f64)>>);
@@ -44,6 +47,21 @@ impl Memory {
             (lived >= LONG_LIFE_MIN).then_some((at_the_end_mib - at_half_mib) / minutes)
         };
         median(self.lives().filter_map(|(_, life)| late(life)).collect())
+    }
+
+    /// The most that any process held in each fifth of the run, in MiB: of a cluster whose memory grew with what it has
+    /// been through, the later ones would be larger however often its processes begin anew.
+    pub(crate) fn most_by_fifth(&self) -> [f64; FIFTHS] {
+        let looks = || self.0.values().flatten();
+        let end = looks().map(|(at, _)| *at).max().unwrap_or_default();
+        let mut most = [0.0_f64; FIFTHS];
+        for (at, mib) in looks() {
+            let until = (1_u32..).zip(&mut most).find(|(fifth, _)| *at * 5 <= end * *fifth);
+            if let Some((_, most)) = until {
+                *most = most.max(*mib);
+            }
+        }
+        most
     }
 
     /// How much the long lives grew by the minute, the median of them.
@@ -129,5 +147,18 @@ mod tests {
         assert_eq!(memory.late_growth(), Some(0.0));
         memory.0.insert((0, 3), grows_for(240, 240));
         assert_eq!(memory.late_growth(), Some(60.0));
+    }
+
+    #[test]
+    fn each_fifth_of_a_run_has_the_most_that_any_process_held_in_it() {
+        let mut memory = Memory::default();
+        assert_eq!(memory.most_by_fifth(), [0.0; FIFTHS]);
+        let life = |from: u64, mib: &[f64]| -> Vec<(Duration, f64)> {
+            (from..).step_by(10).map(Duration::from_secs).zip(mib.iter().copied()).collect()
+        };
+        memory.0.insert((0, 1), life(0, &[1.0, 5.0, 2.0]));
+        memory.0.insert((1, 2), life(0, &[2.0, 2.0, 3.0, 7.0]));
+        memory.0.insert((0, 3), life(40, &[1.0, 9.0]));
+        assert_eq!(memory.most_by_fifth(), [5.0, 3.0, 7.0, 1.0, 9.0]);
     }
 }

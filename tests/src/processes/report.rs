@@ -144,7 +144,8 @@ impl Report {
             "samples": self.samples().len(), "unseen": self.run.lag.lock().unseen(self.arguments.nodes), "calm_p50_ms": percentile(&calm, 50.0).map(ms).map(rounded),
             "calm_p99_ms": percentile(&calm, 99.0).map(ms).map(rounded),
             "mib_per_minute": self.run.memory.lock().median_growth().map(rounded),
-            "late_mib_per_minute": self.run.memory.lock().late_growth().map(rounded), "notes": self.notes,
+            "late_mib_per_minute": self.run.memory.lock().late_growth().map(rounded),
+            "most_mib_by_fifth": self.run.memory.lock().most_by_fifth().map(rounded), "notes": self.notes,
         })
     }
 
