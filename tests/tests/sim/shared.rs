@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use starling_schema::change::Write;
+use starling_schema::change::{COMMIT_CHANGES_MAX, Write};
 use starling_schema::ids::{FieldNo, RecordId};
 use starling_schema::model::Syncable;
 use starling_schema::models::{
-    Collection, CollectionEntry, Entry, Tag, TagAssignment, TagRelationship, Target, UserMetadata, UserMetadataDevice,
+    Collection, CollectionEntry, Entry, Location, Tag, TagAssignment, TagRelationship, Target, UserMetadata,
+    UserMetadataDevice,
 };
-use starling_schema::value::{Fields, Value};
+use starling_schema::value::{FIELDS_MAX, Fields, VALUE_BYTES_MAX, Value};
 use starling_tests::check;
 use starling_tests::sim::{Cluster, Conditions, Link, Node};
 
@@ -455,5 +456,45 @@ fn a_reader_never_sees_part_of_a_commit_of_a_thousand_changes() {
         }
         cluster.settle(LATER).await;
         check::assert_equal(&[&a, &b]).await;
+    });
+}
+
+/// What never can be written, each with words of the reason.
+fn impossible(node: &Node) -> Vec<(Vec<Write>, &'static str)> {
+    let id = node.new_id();
+    let tag = |fields| Write::put(Tag::MODEL, id, fields);
+    let numbers = (0..u16::try_from(FIELDS_MAX).unwrap() + 1).fold(Fields::new(), |all, field| all.with(field, 1));
+    let text = |bytes| Fields::new().with(Tag::NAME, "x".repeat(bytes));
+    vec![
+        (vec![Write::put(Tag::MODEL, RecordId::MIN, text(1))], "an id of zeros"),
+        (vec![tag(numbers)], "65 fields are more than 64"),
+        (vec![tag(Fields::new().with(999, "x"))], "there is no field 999"),
+        (vec![tag(Fields::new().with(Tag::NAME, 1))], "name cannot hold"),
+        (vec![tag(text(VALUE_BYTES_MAX + 1))], "name has 32769 bytes of 32768"),
+        (vec![Write::put(999, id, text(1))], "there is no such model"),
+        (vec![Write::restore(Location::MODEL, id)], "only shared records can be restored"),
+        (vec![tag(text(1)); COMMIT_CHANGES_MAX + 1], "more than one commit holds"),
+    ]
+}
+
+#[test]
+fn a_write_that_never_can_be_is_refused_with_the_reason_and_nothing_of_its_commit_is_written() {
+    Cluster::run(146, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        for (writes, words) in impossible(&a) {
+            let (heads, marks) = (a.peer().heads().await.unwrap(), a.count::<Tag>().await);
+            let alone = a.try_commit(writes.clone()).await.unwrap_err().to_string();
+            assert!(alone.contains(words), "{alone}");
+            // Behind writes that could be: those are not written either.
+            let possible = Write::put(Tag::MODEL, a.new_id(), Fields::new().with(Tag::NAME, "possible"));
+            let place = Write::put(Location::MODEL, a.new_id(), Fields::new().with(Location::NAME, "possible"));
+            let among = a.try_commit([vec![place, possible], writes].concat()).await.unwrap_err().to_string();
+            assert!(among.contains(words), "{among}");
+            assert_eq!((a.peer().heads().await.unwrap(), a.count::<Tag>().await), (heads, marks));
+        }
+        assert_eq!((a.count::<Location>().await, a.count::<Tag>().await), (0, 0));
+        let tag = a.add_tag("after").await;
+        cluster.settle(SOON).await;
+        assert_eq!(b.get::<Tag>(tag).await.unwrap().name.as_deref(), Some("after"));
     });
 }
