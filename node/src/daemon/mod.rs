@@ -1,5 +1,6 @@
 //! The life of a peer process: start, say so, serve, and end in order.
 
+mod allocator;
 mod control;
 mod page;
 mod streams;
@@ -54,6 +55,7 @@ struct Ready {
 
 /// Runs a peer until it is told to end.
 pub(crate) fn run(up: Up, data: DataDirectory, output: Output) -> Result<(), CliError> {
+    allocator::keep_less(std::env::args_os());
     actix::System::new().block_on(live(up, data, output))
 }
 

@@ -279,6 +279,17 @@ impl Device {
         (status, told.elapsed())
     }
 
+    /// What the process of its peer has in its environment, as Linux tells.
+    ///
+    /// # Panics
+    /// When it runs not.
+    #[must_use]
+    pub fn environment(&self) -> Vec<String> {
+        let process = self.process.as_ref().expect("the peer runs").id();
+        let variables = std::fs::read(format!("/proc/{process}/environ")).expect("a process' environment can be read");
+        variables.split(|byte| *byte == 0).map(|variable| String::from_utf8_lossy(variable).into_owned()).collect()
+    }
+
     /// Ends its peer as a power cut would.
     ///
     /// # Panics

@@ -45,6 +45,15 @@ fn setting() -> Setting {
     Setting { place, folder, a, b, file }
 }
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn a_peer_has_its_allocator_keep_one_arena() {
+    let place = Place::new();
+    let mut a = place.device("A");
+    a.up();
+    assert!(a.environment().contains(&"MALLOC_ARENA_MAX=1".to_owned()), "{:?}", a.environment());
+}
+
 #[test]
 fn the_ready_line_says_who_and_where() {
     let place = Place::new();

@@ -463,7 +463,7 @@ fn a_reader_never_sees_part_of_a_commit_of_a_thousand_changes() {
 fn impossible(node: &Node) -> Vec<(Vec<Write>, &'static str)> {
     let id = node.new_id();
     let tag = |fields| Write::put(Tag::MODEL, id, fields);
-    let numbers = (0..u16::try_from(FIELDS_MAX).unwrap() + 1).fold(Fields::new(), |all, field| all.with(field, 1));
+    let numbers = (0..=u16::try_from(FIELDS_MAX).unwrap()).fold(Fields::new(), |all, field| all.with(field, 1));
     let text = |bytes| Fields::new().with(Tag::NAME, "x".repeat(bytes));
     vec![
         (vec![Write::put(Tag::MODEL, RecordId::MIN, text(1))], "an id of zeros"),
