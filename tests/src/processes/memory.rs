@@ -51,10 +51,10 @@ impl Memory {
 
     /// The most that any process held in each fifth of the run, in MiB: of a cluster whose memory grew with what it has
     /// been through, the later ones would be larger however often its processes begin anew.
-    pub(crate) fn most_by_fifth(&self) -> [f64; FIFTHS] {
+    pub(crate) fn most_by_fifth(&self) -> Vec<f64> {
         let looks = || self.0.values().flatten();
         let end = looks().map(|(at, _)| *at).max().unwrap_or_default();
-        let mut most = [0.0_f64; FIFTHS];
+        let mut most = vec![0.0_f64; FIFTHS];
         for (at, mib) in looks() {
             let until = (1_u32..).zip(&mut most).find(|(fifth, _)| *at * 5 <= end * *fifth);
             if let Some((_, most)) = until {
@@ -152,13 +152,13 @@ mod tests {
     #[test]
     fn each_fifth_of_a_run_has_the_most_that_any_process_held_in_it() {
         let mut memory = Memory::default();
-        assert_eq!(memory.most_by_fifth(), [0.0; FIFTHS]);
+        assert_eq!(memory.most_by_fifth(), vec![0.0; FIFTHS]);
         let life = |from: u64, mib: &[f64]| -> Vec<(Duration, f64)> {
             (from..).step_by(10).map(Duration::from_secs).zip(mib.iter().copied()).collect()
         };
         memory.0.insert((0, 1), life(0, &[1.0, 5.0, 2.0]));
         memory.0.insert((1, 2), life(0, &[2.0, 2.0, 3.0, 7.0]));
         memory.0.insert((0, 3), life(40, &[1.0, 9.0]));
-        assert_eq!(memory.most_by_fifth(), [5.0, 3.0, 7.0, 1.0, 9.0]);
+        assert_eq!(memory.most_by_fifth(), vec![5.0, 3.0, 7.0, 1.0, 9.0]);
     }
 }

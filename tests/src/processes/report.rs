@@ -145,7 +145,8 @@ impl Report {
             "calm_p99_ms": percentile(&calm, 99.0).map(ms).map(rounded),
             "mib_per_minute": self.run.memory.lock().median_growth().map(rounded),
             "late_mib_per_minute": self.run.memory.lock().late_growth().map(rounded),
-            "most_mib_by_fifth": self.run.memory.lock().most_by_fifth().map(rounded), "notes": self.notes,
+            "most_mib_by_fifth": self.run.memory.lock().most_by_fifth().into_iter().map(rounded).collect::<Vec<_>>(),
+            "notes": self.notes,
         })
     }
 
