@@ -10,7 +10,8 @@ use std::rc::Rc;
 use actix::prelude::*;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
-use starling_schema::change::{Action, Op, SharedChange, SharedItem, StateRow, Write};
+use starling_schema::change::{Action, ENTRY_BYTES_MAX, Op, SharedChange, SharedItem, StateRow, Write};
+use starling_schema::codec;
 use starling_schema::hlc::Hlc;
 use starling_schema::ids::{DeviceId, ModelId, RecordId};
 use starling_schema::model::{ModelSpec, Ownership};
@@ -121,20 +122,39 @@ impl Applier {
 
     fn merge(&self, c: &mut SqliteConnection, id: RecordId, delta: SharedRecord) -> QueryResult<bool> {
         let before = self.table.shared(c, id)?;
-        let is_new = before.is_none();
-        let before = before.unwrap_or_default();
-        let mut after = before.clone();
+        let mut after = before.clone().unwrap_or_default();
         merge::join(&mut after, delta);
-        if after == before && !is_new {
+        self.merged(c, id, before.as_ref(), &after)
+    }
+
+    /// Writes a record that something was merged into. Says whether that changed it.
+    fn merged(
+        &self,
+        c: &mut SqliteConnection,
+        id: RecordId,
+        before: Option<&SharedRecord>,
+        after: &SharedRecord,
+    ) -> QueryResult<bool> {
+        if before == Some(after) {
             return Ok(false);
         }
-        self.table.put_shared(c, id, &after)?;
-        remains::note(c, self.model(), id, &after)?;
-        let (old, new) = (merge::losers(&before), merge::losers(&after));
+        self.table.put_shared(c, id, after)?;
+        remains::note(c, self.model(), id, after)?;
+        let (old, new) = (before.map(merge::losers).unwrap_or_default(), merge::losers(after));
         if old != new {
             list_conflicts(c, self.model(), id, &new)?;
         }
         Ok(true)
+    }
+
+    /// A log entry of our own, if it is not too large for one.
+    fn sized(&self, record: RecordId, hlc: Hlc, op: Op) -> Result<Edit, CommitError> {
+        // Its number is not known yet: the largest takes the most room.
+        let entry = SharedChange { seq: u64::MAX, hlc, model: self.model(), record, op, ends_commit: true };
+        match codec::encode(&entry, ENTRY_BYTES_MAX) {
+            Ok(bytes) => Ok(Edit { hlc, record, op: entry.op, bytes: bytes.len() }),
+            Err(error) => Err(self.refuse(record, error.to_string())),
+        }
     }
 
     /// The row after a local write, `None` when it goes, and whether that is a change at all.
@@ -388,35 +408,60 @@ impl Handler<EditOwned> for Applier {
 }
 
 /// Make local writes of shared records, each with its stamps: one, and for a restore as many as it may take. The answer
-/// holds the log entries that they make, each with its stamp.
+/// holds the log entries that they make. A write that is refused has written nothing.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<(Hlc, RecordId, Op)>, CommitError>")]
-pub(crate) struct EditShared(pub(crate) Vec<(Vec<Hlc>, Write)>);
+#[rtype(result = "Result<Vec<Edit>, CommitError>")]
+pub(crate) struct EditShared {
+    pub(crate) edits: Vec<(Vec<Hlc>, Write)>,
+    /// Whether any item of a snapshot is parked.
+    pub(crate) has_parked: bool,
+}
+
+/// One log entry that a local write made.
+#[derive(Debug)]
+pub(crate) struct Edit {
+    pub(crate) hlc: Hlc,
+    pub(crate) record: RecordId,
+    pub(crate) op: Op,
+    /// The most bytes that the entry takes.
+    pub(crate) bytes: usize,
+}
 
 impl Handler<EditShared> for Applier {
-    type Result = Result<Vec<(Hlc, RecordId, Op)>, CommitError>;
+    type Result = Result<Vec<Edit>, CommitError>;
 
-    fn handle(&mut self, EditShared(edits): EditShared, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, EditShared { edits, has_parked }: EditShared, _: &mut Self::Context) -> Self::Result {
         let c = &mut *self.store.borrow_mut();
-        let mut ops = Vec::with_capacity(edits.len());
+        let mut made = Vec::with_capacity(edits.len());
         for (stamps, write) in edits {
             let Some(first) = stamps.first().copied() else { continue };
-            if parked::is_item_parked(c, self.model(), write.record).map_err(StoreError::from)? {
+            if has_parked && parked::is_item_parked(c, self.model(), write.record).map_err(StoreError::from)? {
                 let reason =
                     "a change of it by a device whose clock is ahead must come first: correct that clock, or wait";
                 return Err(self.refuse(write.record, reason));
             }
             let current = self.table.shared(c, write.record).map_err(StoreError::from)?;
             let exists = current.is_some();
-            let made = self.shared_op(&current.unwrap_or_default(), exists, first, &write)?;
-            if made.len() > stamps.len() {
-                return Err(CommitError::TooLarge { changes: made.len() });
+            let mut record = current.unwrap_or_default();
+            let ops = self.shared_op(&record, exists, first, &write)?;
+            if ops.len() > stamps.len() {
+                return Err(CommitError::TooLarge { changes: ops.len() });
             }
-            for (hlc, op) in stamps.into_iter().zip(made) {
-                self.merge(c, write.record, op.clone().into_delta(hlc)).map_err(StoreError::from)?;
-                ops.push((hlc, write.record, op));
+            let edits: Vec<Edit> = stamps
+                .into_iter()
+                .zip(ops)
+                .map(|(hlc, op)| self.sized(write.record, hlc, op))
+                .collect::<Result<_, _>>()?;
+            if edits.is_empty() {
+                continue;
             }
+            let before = exists.then(|| record.clone());
+            for Edit { hlc, op, .. } in &edits {
+                merge::join(&mut record, op.clone().into_delta(*hlc));
+            }
+            self.merged(c, write.record, before.as_ref(), &record).map_err(StoreError::from)?;
+            made.extend(edits);
         }
-        Ok(ops)
+        Ok(made)
     }
 }

@@ -7,11 +7,11 @@ mod local;
 mod mend;
 mod remote;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use actix::prelude::*;
-use starling_schema::change::Batch;
+use starling_schema::change::{Batch, Items, SharedChange};
 use starling_schema::ids::{DeviceId, ModelId, RecordId};
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
 
@@ -19,7 +19,7 @@ use crate::applier::{Applied, Applier, Store};
 use crate::clock::Clock;
 use crate::environment::Environment;
 use crate::heads_file::{Heads, HeadsFile};
-use crate::peer_log::{PeerLog, PruneStreams};
+use crate::peer_log::{Append, PeerLog, PruneStreams};
 use crate::planted::{self, Bug};
 use crate::proto::clean::Clean;
 use crate::rig::Point;
@@ -83,6 +83,9 @@ pub(crate) struct Engine {
     sync: Sync,
     noted: HeadsFile,
     last_stamp: u64,
+    /// The streams that the open transaction has moved, and where it has moved the clock: written once, at its end.
+    moved: BTreeSet<Stream>,
+    clock_moved: Option<u64>,
     /// What was so when the open transaction began: that is so again when it fails, also where the disk gives no answer.
     before: Option<Before>,
 }
@@ -133,6 +136,8 @@ impl Engine {
             parked_items,
             sync: Sync::Full,
             last_stamp: last.max(noted.heads.clock),
+            moved: BTreeSet::new(),
+            clock_moved: None,
             noted,
             before: None,
         };
@@ -191,6 +196,32 @@ impl Engine {
         self.run("BEGIN IMMEDIATE")
     }
 
+    /// Writes what all jobs of the transaction come to: the log entries of our own changes, how far every stream is that
+    /// moved, and the clock. Only [`commit`](Self::commit) or [`rollback`](Self::rollback) may follow.
+    pub(crate) async fn seal(&mut self, committed: &[Batch]) -> Result<(), StoreError> {
+        let entries = |batch: &Batch| match &batch.items {
+            Items::Shared(changes) => changes.clone(),
+            Items::State(_) => Vec::new(),
+        };
+        let changes: Vec<SharedChange> = committed.iter().flat_map(entries).collect();
+        if !changes.is_empty() {
+            self.environment.edge(Point::BetweenRowsAndLog)?;
+            self.log.send(Append(changes)).await??;
+        }
+        let c = &mut *self.store.borrow_mut();
+        for stream in std::mem::take(&mut self.moved) {
+            if planted::is(Bug::HeadNotStored) && stream.origin == self.device {
+                continue;
+            }
+            let marks = (self.marks.get(stream), self.floors.get(stream));
+            ledger::set_stream(c, stream, marks, self.clean.stored(stream))?;
+        }
+        if let Some(time) = self.clock_moved.take() {
+            ledger::set_setting(c, CLOCK_SETTING, &time.to_be_bytes())?;
+        }
+        Ok(())
+    }
+
     /// Commits; when that fails, everything is as before the transaction.
     pub(crate) fn commit(&mut self) -> Result<(), StoreError> {
         let committed = self.environment.edge(Point::BeforeCommit).map_err(StoreError::from);
@@ -228,6 +259,8 @@ impl Engine {
         if let Err(error) = self.run("ROLLBACK") {
             tracing::debug!(%error, "nothing to roll back");
         }
+        self.moved.clear();
+        self.clock_moved = None;
         if planted::is(Bug::RollbackKeepsMarks) {
             return;
         }
@@ -237,13 +270,10 @@ impl Engine {
         }
     }
 
-    fn advance(&mut self, stream: Stream, through: u64) -> Result<(), StoreError> {
+    /// Raises a watermark. It is stored, with the floor and the clean mark of the stream, when the transaction is sealed.
+    fn advance(&mut self, stream: Stream, through: u64) {
         self.marks.raise(stream, through);
-        let marks = (self.marks.get(stream), self.floors.get(stream));
-        if planted::is(Bug::HeadNotStored) && stream.origin == self.device {
-            return Ok(());
-        }
-        Ok(ledger::set_stream(&mut self.store.borrow_mut(), stream, marks, self.clean.stored(stream))?)
+        self.moved.insert(stream);
     }
 
     /// Raises a floor. Below it nobody is served entries, so none are kept: pruning looks above floors only.
@@ -257,8 +287,9 @@ impl Engine {
         Ok(())
     }
 
-    fn store_clock(&self, time: u64) -> Result<(), StoreError> {
-        Ok(ledger::set_setting(&mut self.store.borrow_mut(), CLOCK_SETTING, &time.to_be_bytes())?)
+    /// Notes where the clock is. It is stored when the transaction is sealed.
+    fn note_clock(&mut self, time: u64) {
+        self.clock_moved = self.clock_moved.max(Some(time));
     }
 
     /// When the first that is parked may be applied, in milliseconds since 1970.

@@ -60,7 +60,7 @@ pub(crate) async fn transaction(
             }
         }
         match outcome {
-            Ok(()) => outcome = settle_down(&mut engine, sync, &effects),
+            Ok(()) => outcome = settle_down(&mut engine, sync, &effects).await,
             Err(_) => engine.rollback(),
         }
     }
@@ -81,11 +81,12 @@ pub(crate) async fn transaction(
 
 /// Commits. An empty transaction would sync nothing, and what came from peers before it would pass for durable: a full
 /// one always writes something.
-fn settle_down(engine: &mut Engine, sync: Sync, effects: &Effects) -> Result<(), StoreError> {
+async fn settle_down(engine: &mut Engine, sync: Sync, effects: &Effects) -> Result<(), StoreError> {
     if sync == Sync::Full && effects.committed.is_empty() {
         let mark = engine.marks.iter().map(|(_, through)| through).fold(0, u64::wrapping_add).to_be_bytes().to_vec();
         engine.keep(&[Note::Setting("flushed", mark)]).inspect_err(|_| engine.rollback())?;
     }
+    engine.seal(&effects.committed).await.inspect_err(|_| engine.rollback())?;
     engine.commit()
 }
 

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 
 use starling_schema::change::{
-    Action, Batch, COMMIT_BYTES_MAX, COMMIT_CHANGES_MAX, ENTRY_BYTES_MAX, Items, Op, SharedChange, StateRow, Write,
+    Action, Batch, COMMIT_BYTES_MAX, COMMIT_CHANGES_MAX, ENTRY_BYTES_MAX, Items, SharedChange, StateRow, Write,
 };
 use starling_schema::hlc::Hlc;
 use starling_schema::ids::{ModelId, RecordId};
 use starling_schema::stream::Stream;
 
-use crate::applier::{EditOwned, EditShared};
+use crate::applier::{Edit, EditOwned, EditShared};
 use crate::clock::Stamp;
-use crate::peer_log::Append;
 use crate::planted::{self, Bug};
 use crate::rig::Point;
 use crate::transactions::{CommitError, Receipt, StoreError};
@@ -29,25 +28,31 @@ impl Engine {
             return Err(CommitError::Behind { changes: self.lacking() });
         }
         self.environment.edge(Point::AfterBegin).map_err(StoreError::from)?;
+        let batches = effects.committed.len();
+        let receipt = match writes.as_slice() {
+            // A write that is refused is refused before anything of it is written; a restore may turn out too large.
+            [write] if !matches!(write.action, Action::Restore) => self.local_writes(writes, effects).await?,
+            _ => self.all_or_nothing(writes, effects).await?,
+        };
+        effects.commits += u64::from(effects.committed.len() > batches);
+        Ok(receipt)
+    }
+
+    /// Makes a local commit of which some may be written when the rest is refused.
+    async fn all_or_nothing(&mut self, writes: Vec<Write>, effects: &mut Effects) -> Result<Receipt, CommitError> {
         self.run("SAVEPOINT one")?;
         let (marks, batches, records) = (self.marks.clone(), effects.committed.len(), effects.changed.len());
-        match self.local_writes(writes, effects).await {
-            Ok(receipt) => {
-                self.run("RELEASE one")?;
-                effects.commits += u64::from(effects.committed.len() > batches);
-                Ok(receipt)
-            }
-            Err(error) => {
-                self.marks = marks;
-                effects.committed.truncate(batches);
-                effects.changed.truncate(records);
-                if !planted::is(Bug::RefusedCommitLeavesRows) {
-                    self.run("ROLLBACK TO one")?;
-                }
-                self.run("RELEASE one")?;
-                Err(error)
+        let made = self.local_writes(writes, effects).await;
+        if made.is_err() {
+            self.marks = marks;
+            effects.committed.truncate(batches);
+            effects.changed.truncate(records);
+            if !planted::is(Bug::RefusedCommitLeavesRows) {
+                self.run("ROLLBACK TO one")?;
             }
         }
+        self.run("RELEASE one")?;
+        made
     }
 
     async fn local_writes(&mut self, writes: Vec<Write>, effects: &mut Effects) -> Result<Receipt, CommitError> {
@@ -90,7 +95,7 @@ impl Engine {
         }
         rows.sort_by_key(|row| row.version);
         let Some(through) = rows.last().map(|row| row.version) else { return Ok(()) };
-        self.advance(stream, through)?;
+        self.advance(stream, through);
         effects.changed.extend(rows.iter().map(|row| (row.model, row.record)));
         effects.committed.push(Batch { stream, after, through, items: Items::State(newest(rows)) });
         Ok(())
@@ -109,10 +114,18 @@ impl Engine {
             let own = unused.by_ref().take(stamps_of(&write)).collect();
             edits.entry(write.model).or_default().push((own, write));
         }
-        let mut made: BTreeMap<Hlc, (ModelId, RecordId, Op)> = BTreeMap::new();
+        let has_parked = self.parked_items.due_at_ms.is_some();
+        let (mut made, mut bytes) = (BTreeMap::new(), 0);
         for (model, edits) in edits {
-            let ops = self.applier(model, true).send(EditShared(edits)).await.map_err(StoreError::from)??;
-            made.extend(ops.into_iter().map(|(hlc, record, op)| (hlc, (model, record, op))));
+            let message = EditShared { edits, has_parked };
+            let ops = self.applier(model, true).send(message).await.map_err(StoreError::from)??;
+            for Edit { hlc, record, op, bytes: length } in ops {
+                made.insert(hlc, (model, record, op));
+                bytes += length;
+            }
+        }
+        if bytes > COMMIT_BYTES_MAX {
+            return Err(CommitError::TooLarge { changes: made.len() });
         }
         let stream = Stream::shared(self.device);
         let after = self.marks.get(stream);
@@ -131,29 +144,12 @@ impl Engine {
         if changes.is_empty() {
             return Ok(());
         }
-        self.check_size(&changes)?;
-        self.environment.edge(Point::BetweenRowsAndLog).map_err(StoreError::from)?;
-        self.log.send(Append(changes.clone())).await.map_err(StoreError::from)??;
-        self.advance(stream, last)?;
+        self.advance(stream, last);
         self.last_stamp = stamps.last().map_or(self.last_stamp, |hlc| hlc.time);
-        self.store_clock(self.last_stamp)?;
+        self.note_clock(self.last_stamp);
         effects.changed.extend(changes.iter().map(|change| (change.model, change.record)));
         effects.committed.push(Batch { stream, after, through: last, items: Items::Shared(changes) });
         Ok(())
-    }
-
-    fn check_size(&self, changes: &[SharedChange]) -> Result<(), CommitError> {
-        let mut total = 0;
-        for change in changes {
-            let bytes =
-                starling_schema::codec::encode(change, ENTRY_BYTES_MAX).map_err(|error| CommitError::Refused {
-                    model: self.tables.registry.name(change.model),
-                    record: change.record,
-                    reason: error.to_string(),
-                })?;
-            total += bytes.len();
-        }
-        if total > COMMIT_BYTES_MAX { Err(CommitError::TooLarge { changes: changes.len() }) } else { Ok(()) }
     }
 }
 

@@ -56,7 +56,7 @@ impl Engine {
                 effects.applied += rows.len() as u64;
                 self.remote_rows(stream.origin, rows, effects).await?;
                 self.clean.take_in(stream, watermark, served.clean);
-                self.advance(stream, through)?;
+                self.advance(stream, through);
             }
             Items::Shared(mut changes) => {
                 changes.retain(|change| change.seq > watermark);
@@ -65,7 +65,7 @@ impl Engine {
                 effects.applied += changes.len() as u64;
                 let through = if late.is_empty() { through } else { watermark + changes.len() as u64 };
                 self.remote_changes(changes, effects).await?;
-                self.advance(stream, through)?;
+                self.advance(stream, through);
                 if !late.is_empty() {
                     return self.park(stream, &late);
                 }
@@ -82,7 +82,7 @@ impl Engine {
             self.parked.insert(stream.origin, held);
         }
         if planted::is(Bug::ParkedCountsAsApplied) {
-            self.advance(stream, held.through)?;
+            self.advance(stream, held.through);
         }
         let applied = self.marks.get(stream);
         Ok(Outcome::Parked { applied, through: held.through.max(applied), full })
@@ -136,7 +136,7 @@ impl Engine {
     async fn remote_changes(&mut self, changes: Vec<SharedChange>, effects: &mut Effects) -> Result<(), StoreError> {
         let Some(newest) = changes.iter().map(|change| change.hlc).max() else { return Ok(()) };
         if let Ok(now) = self.clock.send(Observe(newest)).await? {
-            self.store_clock(now.time)?;
+            self.note_clock(now.time);
         }
         self.log.send(Append(changes.clone())).await??;
         self.environment.edge(Point::BetweenRowsAndLog)?;
@@ -194,7 +194,7 @@ impl Engine {
         if let Some(newest) = seen
             && let Ok(now) = self.clock.send(Observe(newest)).await?
         {
-            self.store_clock(now.time)?;
+            self.note_clock(now.time);
         }
         for (model, items) in by_model {
             let applied = self.applier(model, true).send(ApplyItems(items)).await??;
@@ -224,7 +224,7 @@ impl Engine {
                 // It may break off: these rows count though the watermark stays.
                 let watermark = self.marks.get(stream);
                 self.clean.take_in(stream, watermark, version_max);
-                self.advance(stream, watermark)?;
+                self.advance(stream, watermark);
                 self.snapshot_rows(owner, rows, (page.after, page.through), version_max, effects).await?;
             }
             _ => return Err(StoreError("a snapshot page holds items of another kind than its scope".to_owned())),
@@ -235,7 +235,7 @@ impl Engine {
                 if !planted::is(Bug::SnapshotWithoutFloor) {
                     self.raise_floor(stream, through)?;
                 }
-                self.advance(stream, through)?;
+                self.advance(stream, through);
                 if stream.kind == StreamKind::Shared {
                     // What its entries said came as items, merged or parked.
                     parked::unpark(&mut self.store.borrow_mut(), stream.origin, through)?;
