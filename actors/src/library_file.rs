@@ -9,7 +9,7 @@ use starling_schema::stream::{Stream, Watermarks};
 
 use crate::address_book::{AddressBook, BOOK_SETTING};
 use crate::environment::Environment;
-use crate::heartbeats::{KnownSince, known_since};
+use crate::heartbeats::upkeep::{KnownSince, known_since};
 use crate::identity::Identity;
 use crate::pausing::PAUSED_SETTING;
 use crate::peer::{ChangeLibrary, PeerOptions, StartError, store_error};

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
-use crate::heartbeats::{AskCoverage, Heartbeats};
+use crate::heartbeats::Heartbeats;
+use crate::heartbeats::acks::AskCoverage;
 use crate::links::{Links, halts};
 use crate::proto::purge::{BATCH_MAX, PurgeRound, Remains, UNDELETE_MS};
 use crate::reader::QueryError;

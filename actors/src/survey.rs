@@ -8,7 +8,7 @@ use starling_schema::stream::Watermarks;
 use crate::auditor::AskUnsettled;
 use crate::backfill_buffer::{AskProgress, Progress};
 use crate::handle::PeerHandle;
-use crate::heartbeats::AskAcks;
+use crate::heartbeats::acks::AskAcks;
 use crate::reader::QueryError;
 use crate::retry_queue::AskRetries;
 use crate::roster::{AskRoster, RosterReport};

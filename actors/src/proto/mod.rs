@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod backfill;
+pub mod beacons;
 pub mod clean;
 pub mod clock;
 pub mod equality;
@@ -12,3 +13,4 @@ pub mod pairing;
 pub mod purge;
 pub mod retry;
 pub mod snapshots;
+pub mod spread;
