@@ -332,6 +332,8 @@ impl Run<'_> {
         let count = writes.len() as u64;
         let commit = tokio::spawn(async move { catalogue.commit(&path, writes, &stop).await });
         self.under_way = Some((count, commit));
+        // On a runtime of one thread it begins when this one waits, and a walk that is ahead would not let it.
+        tokio::task::yield_now().await;
         Ok(())
     }
 
