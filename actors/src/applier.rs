@@ -158,23 +158,22 @@ impl Applier {
     }
 
     /// The row after a local write, `None` when it goes, and whether that is a change at all.
-    fn edited(&self, c: &mut SqliteConnection, owner: DeviceId, write: &Write) -> Result<Edited, CommitError> {
-        let current = self.table.owned(c, write.record).map_err(StoreError::from)?;
+    fn edited(&self, owner: DeviceId, current: Option<OwnedRow>, write: Write) -> Result<Edited, CommitError> {
         let foreign = |row: &&OwnedRow| row.owner != owner && !planted::is(Bug::OwnerUnchecked);
         if let Some(row) = current.as_ref().filter(foreign) {
             return Err(self.refuse(write.record, format!("it belongs to device {}", row.owner)));
         }
         let current = current.map(|row| row.fields);
-        let next = match &write.action {
+        let next = match write.action {
             Action::Put(fields) => {
-                self.check(write.record, fields)?;
-                Some(without_nulls(fields.clone()))
+                self.check(write.record, &fields)?;
+                Some(without_nulls(fields))
             }
             Action::Patch(fields) => {
-                self.check(write.record, fields)?;
+                self.check(write.record, &fields)?;
                 let Some(mut row) = current.clone() else { return Ok(Edited::Same) };
-                for (field, value) in fields.iter() {
-                    row.set(field, value.clone());
+                for (field, value) in fields {
+                    row.set(field, value);
                 }
                 Some(without_nulls(row))
             }
@@ -396,9 +395,15 @@ impl Handler<EditOwned> for Applier {
         let c = &mut *self.store.borrow_mut();
         let buried = has_tombstones(c, owner).map_err(StoreError::from)?;
         let (mut rows, mut applied) = (Vec::new(), Applied::default());
+        // Ids rise with time: whoever adds many rows need not look for each of them whether it is there.
+        let mut last = self.table.last_key(c).map_err(StoreError::from)?;
         for (version, write) in edits {
-            if let Edited::To(fields) = self.edited(c, owner, &write)? {
-                let row = StateRow { version, model: write.model, record: write.record, fields };
+            let (model, record) = (write.model, write.record);
+            let is_new = last.is_none_or(|last| record > last);
+            let current = if is_new { None } else { self.table.owned(c, record).map_err(StoreError::from)? };
+            last = last.max(Some(record));
+            if let Edited::To(fields) = self.edited(owner, current, write)? {
+                let row = StateRow { version, model, record, fields };
                 self.apply_row(c, owner, &row, buried, &mut applied).map_err(StoreError::from)?;
                 rows.push(row);
             }

@@ -12,11 +12,12 @@ use std::rc::Rc;
 
 use actix::prelude::*;
 use starling_schema::change::{Batch, Items, SharedChange};
+use starling_schema::hlc::Hlc;
 use starling_schema::ids::{DeviceId, ModelId, RecordId};
 use starling_schema::stream::{Stream, StreamKind, Watermarks};
 
 use crate::applier::{Applied, Applier, Store};
-use crate::clock::Clock;
+use crate::clock::{Clock, Observe, Stamp};
 use crate::environment::Environment;
 use crate::heads_file::{Heads, HeadsFile};
 use crate::peer_log::{Append, PeerLog, PruneStreams};
@@ -83,6 +84,10 @@ pub(crate) struct Engine {
     sync: Sync,
     noted: HeadsFile,
     last_stamp: u64,
+    /// Stamps that were drawn for local commits of the open transaction and not used yet.
+    stamps: Vec<Hlc>,
+    /// About how many of them a transaction needs: as many as it has jobs.
+    jobs: usize,
     /// The streams that the open transaction has moved, and where it has moved the clock: written once, at its end.
     moved: BTreeSet<Stream>,
     clock_moved: Option<u64>,
@@ -136,6 +141,8 @@ impl Engine {
             parked_items,
             sync: Sync::Full,
             last_stamp: last.max(noted.heads.clock),
+            stamps: Vec::new(),
+            jobs: 0,
             moved: BTreeSet::new(),
             clock_moved: None,
             noted,
@@ -179,8 +186,10 @@ impl Engine {
         self.environment.reach(point);
     }
 
-    /// Begins a transaction.
-    pub(crate) fn begin(&mut self, sync: Sync) -> Result<(), StoreError> {
+    /// Begins a transaction over so many jobs.
+    pub(crate) fn begin(&mut self, sync: Sync, jobs: usize) -> Result<(), StoreError> {
+        self.stamps.clear();
+        self.jobs = jobs;
         if self.sync != sync {
             self.run(if sync == Sync::Full { "PRAGMA synchronous = FULL" } else { "PRAGMA synchronous = NORMAL" })?;
             self.sync = sync;
@@ -194,6 +203,23 @@ impl Engine {
             parked_items: self.parked_items.clone(),
         });
         self.run("BEGIN IMMEDIATE")
+    }
+
+    /// Draws stamps for local changes, in one message those of the whole transaction. What it leaves is never used.
+    async fn stamp(&mut self, count: usize) -> Result<Vec<Hlc>, StoreError> {
+        if self.stamps.len() < count {
+            self.stamps = self.clock.send(Stamp(count.max(self.jobs))).await?;
+        }
+        Ok(self.stamps.drain(..count).collect())
+    }
+
+    /// Moves the clock past what was seen; what is stamped from now on comes after it.
+    async fn observe(&mut self, newest: Hlc) -> Result<(), StoreError> {
+        self.stamps.clear();
+        if let Ok(now) = self.clock.send(Observe(newest)).await? {
+            self.note_clock(now.time);
+        }
+        Ok(())
     }
 
     /// Writes what all jobs of the transaction come to: the log entries of our own changes, how far every stream is that

@@ -50,7 +50,7 @@ pub(crate) async fn transaction(
 ) -> (Engine, Result<Effects, StoreError>) {
     let mut effects = Effects::default();
     let mut answers: Vec<Answer> = Vec::new();
-    let mut outcome = engine.begin(sync);
+    let mut outcome = engine.begin(sync, jobs.len());
     let mut jobs = jobs.into_iter();
     if outcome.is_ok() {
         for job in jobs.by_ref() {

@@ -20,6 +20,9 @@ use crate::store::{Registry, ledger, pages};
 /// Reads that wait per reader; beyond that askers are told to come again.
 const MAILBOX: usize = 128;
 
+/// The most rows of the first page of a stream.
+const FIRST_PAGE_ROWS: usize = 2_048;
+
 /// The most records that are hashed for a peer at a time, some 100 ms: whoever asks holds fewer in the range that it asks
 /// about, so a hash of more would differ as surely.
 const DIGEST_RECORDS_MAX: usize = 16_384;
@@ -99,6 +102,9 @@ impl Handler<ReadPage> for Reader {
 
     fn handle(&mut self, ReadPage { stream, after, clean }: ReadPage, _: &mut Self::Context) -> Self::Result {
         let room = self.room(Limit::PageRows);
+        // Who begins has something to apply sooner, and from there on pages double.
+        let begins = usize::try_from(after).unwrap_or(PAGE_ROWS_MAX).max(FIRST_PAGE_ROWS);
+        let room = Room { rows: room.rows.min(begins), ..room };
         Ok(pages::page(&mut self.connection, &self.tables, stream, (after, clean), room)?)
     }
 }

@@ -10,7 +10,6 @@ use starling_schema::ids::{ModelId, RecordId};
 use starling_schema::stream::Stream;
 
 use crate::applier::{Edit, EditOwned, EditShared};
-use crate::clock::Stamp;
 use crate::planted::{self, Bug};
 use crate::rig::Point;
 use crate::transactions::{CommitError, Receipt, StoreError};
@@ -107,7 +106,7 @@ impl Engine {
         }
         let stamps_of = |write: &Write| if matches!(write.action, Action::Restore) { RESTORE_CHANGES_MAX } else { 1 };
         let count = writes.iter().map(stamps_of).sum();
-        let stamps = self.clock.send(Stamp(count)).await.map_err(StoreError::from)?;
+        let stamps = self.stamp(count).await?;
         let mut unused = stamps.iter().copied();
         let mut edits: BTreeMap<ModelId, Vec<(Vec<Hlc>, Write)>> = BTreeMap::new();
         for write in writes {

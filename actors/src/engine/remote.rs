@@ -8,7 +8,6 @@ use starling_schema::stream::{Stream, StreamKind, Watermarks};
 use starling_schema::wire::{Cursor, SnapshotItems, SnapshotResponse, SnapshotScope};
 
 use crate::applier::{ApplyItems, ApplyShared, ApplyState, Sweep};
-use crate::clock::Observe;
 use crate::peer_log::Append;
 use crate::planted::{self, Bug};
 use crate::proto::backfill::Served;
@@ -135,9 +134,7 @@ impl Engine {
 
     async fn remote_changes(&mut self, changes: Vec<SharedChange>, effects: &mut Effects) -> Result<(), StoreError> {
         let Some(newest) = changes.iter().map(|change| change.hlc).max() else { return Ok(()) };
-        if let Ok(now) = self.clock.send(Observe(newest)).await? {
-            self.note_clock(now.time);
-        }
+        self.observe(newest).await?;
         self.log.send(Append(changes.clone())).await??;
         self.environment.edge(Point::BetweenRowsAndLog)?;
         let mut by_model: BTreeMap<ModelId, Vec<SharedChange>> = BTreeMap::new();
@@ -191,10 +188,8 @@ impl Engine {
                 by_model.entry(item.model).or_default().push(item);
             }
         }
-        if let Some(newest) = seen
-            && let Ok(now) = self.clock.send(Observe(newest)).await?
-        {
-            self.note_clock(now.time);
+        if let Some(newest) = seen {
+            self.observe(newest).await?;
         }
         for (model, items) in by_model {
             let applied = self.applier(model, true).send(ApplyItems(items)).await??;

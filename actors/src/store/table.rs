@@ -35,6 +35,7 @@ pub(crate) struct ModelTable {
     get: Statement,
     upsert: Statement,
     delete: Statement,
+    last_key: Statement,
     by_key: Statement,
     range: Statement,
     keys_of_owner: Statement,
@@ -94,6 +95,7 @@ impl ModelTable {
                 vec!["?"; count].join(", ")
             )),
             delete: owned(format!("DELETE FROM {name} WHERE {which}id = ? AND owner = ? AND version < ?")),
+            last_key: owned(format!("SELECT id FROM {name} WHERE {which}id > ? ORDER BY id DESC LIMIT 1")),
             by_key: Statement::new(&format!(
                 "SELECT {selected} FROM {name} WHERE {which}id > ?{by_owner} ORDER BY id LIMIT ?"
             )),
@@ -186,6 +188,12 @@ impl ModelTable {
     pub(crate) fn owned(&self, c: &mut SqliteConnection, id: RecordId) -> QueryResult<Option<OwnedRow>> {
         let row = self.get.first(c, &self.binds(&[Bind::blob(id.as_bytes())]))?;
         row.map(|row| self.read_owned(row).map(|(_, row)| row)).transpose()
+    }
+
+    /// The highest key of all device-owned rows, if there are any.
+    pub(crate) fn last_key(&self, c: &mut SqliteConnection) -> QueryResult<Option<RecordId>> {
+        let row = self.last_key.first(c, &self.binds(&[Bind::blob(RecordId::MIN.as_bytes())]))?;
+        Ok(row.and_then(|row| row.0.first().and_then(|id| RecordId::from_slice(id.bytes()))))
     }
 
     /// Writes a device-owned row unless a newer version or another device's row is there. Says whether it did.

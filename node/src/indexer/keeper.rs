@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::catalogue::{OwnLocation, UnhashedPlace};
@@ -14,7 +15,7 @@ use super::progress::{Phase, ScanReport};
 use super::rows;
 use super::scan::Scanner;
 use super::targeted::Targeted;
-use super::watch::{Touched, TouchedSet, Watch};
+use super::watch::{DEBOUNCE, Touched, TouchedSet, Watch};
 
 /// How often a location that cannot be watched is scanned: changes show within minutes, and the disk mostly rests.
 const RESCAN_EVERY: Duration = Duration::from_mins(5);
@@ -54,6 +55,9 @@ pub(crate) struct Keeper {
     hasher: Option<mpsc::Sender<HashRequest>>,
     touched: Touched,
     watch: Option<Watch>,
+    /// The watch began while a scan was under way: what happened before it did was perhaps seen by neither, so another
+    /// look is due.
+    next_look: Option<Instant>,
     /// Why there is no watch though there should be.
     unwatched: Option<String>,
     last: ScanResult,
@@ -76,6 +80,7 @@ impl Keeper {
             hasher,
             touched: Touched::new(),
             watch: None,
+            next_look: None,
             unwatched: None,
             last: Err(IndexError::Stopped),
             next_scan: None,
@@ -88,7 +93,7 @@ impl Keeper {
         let stop = self.scanner.stop.clone();
         self.scan().await;
         while !stop.is_set() {
-            let next_scan = self.next_scan;
+            let (next_scan, next_look) = (self.next_scan, self.next_look);
             tokio::select! {
                 () = stop.wait() => break,
                 order = self.orders.recv() => match order {
@@ -96,6 +101,7 @@ impl Keeper {
                     None => break,
                 },
                 () = self.touched.some() => self.look_at_touched().await,
+                () = sleep_until(next_look) => self.look_again().await,
                 () = sleep_until(next_scan) => self.scan().await,
             }
         }
@@ -118,13 +124,17 @@ impl Keeper {
         }
     }
 
-    /// Scans all. The watch comes first, so that nothing happens unseen between the two.
-    async fn scan(&mut self) {
-        if self.watch.is_none() {
-            self.start_watch().await;
-        }
+    /// Scans all. A watch that is not there yet begins beside it: telling the system of every directory takes as long as
+    /// looking at them all.
+    pub(super) async fn scan(&mut self) {
         self.touched.take();
+        let watch = self.start_watch();
         let result = self.scan_what_changed().await;
+        let begun_late = match watch {
+            Some(watch) => self.watch_begun(watch).await,
+            None => false,
+        };
+        self.next_look = begun_late.then(|| Instant::now() + DEBOUNCE);
         let before = std::mem::replace(&mut self.last, result);
         self.scanner.board.end(self.at.id, &self.last);
         self.next_scan = match &self.last {
@@ -150,6 +160,24 @@ impl Keeper {
                     self.report(error, "scan failed");
                 }
             }
+        }
+    }
+
+    /// Looks whether anything happened that neither the last scan nor the watch saw.
+    pub(super) async fn look_again(&mut self) {
+        self.next_look = None;
+        // Of a move that is under way the other half is told by the watch.
+        let late = self.touched.clone();
+        let seen = match self.scanner.glance(&self.at).await {
+            Ok(Glance::Changed(directories, _)) => self.look_at(directories, Some(&late)).await,
+            Ok(Glance::Unknown) => Ok(None),
+            Err(error) => Err(error),
+        };
+        self.scanner.board.end(self.at.id, &self.last);
+        match seen {
+            Ok(Some(_)) | Err(IndexError::Stopped) => {}
+            // After an error a scan says whether the folder is gone, and when to try again.
+            Ok(None) | Err(_) => self.scan().await,
         }
     }
 
@@ -208,20 +236,26 @@ impl Keeper {
         Ok(directories.is_empty().then_some(all))
     }
 
-    async fn start_watch(&mut self) {
-        if !self.scanner.options.watch {
-            return;
+    /// Begins to watch, unless that is done or not wanted.
+    fn start_watch(&self) -> Option<JoinHandle<Result<Watch, String>>> {
+        if self.watch.is_some() || !self.scanner.options.watch {
+            return None;
         }
         let (root, exclude, touched) = (self.at.path.clone(), self.scanner.options.data.clone(), self.touched.clone());
-        let start = tokio::task::spawn_blocking(move || Watch::start(&root, exclude, touched));
+        Some(tokio::task::spawn_blocking(move || Watch::start(&root, exclude, touched)))
+    }
+
+    /// Waits until all of the location is watched; whether it is.
+    async fn watch_begun(&mut self, watch: JoinHandle<Result<Watch, String>>) -> bool {
         let started = tokio::select! {
-            () = self.scanner.stop.wait() => return,
-            started = start => started,
+            () = self.scanner.stop.wait() => return false,
+            started = watch => started,
         };
         match started {
             Ok(Ok(watch)) => {
                 self.watch = Some(watch);
                 self.unwatched = None;
+                true
             }
             Ok(Err(problem)) => {
                 // Of a folder that is not there, the scan says so.
@@ -229,9 +263,10 @@ impl Keeper {
                     tracing::warn!("{problem}");
                 }
                 self.unwatched = Some(problem);
+                false
             }
             // The runtime is shutting down.
-            Err(_) => {}
+            Err(_) => false,
         }
     }
 

@@ -77,7 +77,9 @@ impl Scanner {
                 deep.extend(unloaded);
                 continue;
             }
-            if let Some(late) = late.filter(|_| !look.settled.gone.is_empty() && looks < LOOKS_MAX) {
+            // What is in a directory that moved may have been put there before, and that not have been told yet.
+            let half = !look.settled.gone.is_empty() || !look.diff.moved_directories().is_empty();
+            if let Some(late) = late.filter(|_| half && looks < LOOKS_MAX) {
                 self.sleep(LATE_EVENTS).await?;
                 let more = late.take();
                 if more.everything {

@@ -2,18 +2,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
 use starling::{CommitError, StoreError};
 use starling_schema::change::Write;
 use starling_schema::models::Entry;
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 
 use super::bench::Bench;
 use super::catalogue::OwnLocation;
 use super::facts::Facts;
+use super::folders::Folders;
 use super::known::{Known, KnownSet};
-use super::scan::COMMIT_ROWS_MAX;
+use super::keeper::Keeper;
+use super::scan::{COMMIT_ROWS_MAX, Scanner};
 use super::*;
 
 /// Longer than any step takes on a loaded machine.
@@ -233,6 +237,34 @@ async fn contents_are_hashed_once_and_again_when_they_change() {
     world.write("a/b/file", "hello, world");
     world.indexer.rescan(location).await.unwrap();
     world.until("a new hash", async |world| hash_is(world, "hello, world").await).await;
+}
+
+/// What happens while the watch is set up beside the first scan is told by neither.
+#[actix::test]
+async fn another_look_finds_what_neither_scan_nor_watch_saw() {
+    let world = World::new(quiet()).await;
+    world.write("a/one", "1");
+    world.write("a/two", "2");
+    world.add().await;
+    world.indexer.stop().await;
+    let (_source, stop) = StopSource::new();
+    let catalogue = Catalogue::Bench(world.bench.clone());
+    let scanner = Scanner {
+        folders: Folders::new(None, catalogue.library()),
+        catalogue,
+        options: Arc::new(quiet()),
+        board: Board::new(),
+        turns: Arc::new(Semaphore::new(1)),
+        stop,
+    };
+    let (mut keeper, _orders) = Keeper::new(world.locations().await.remove(0), scanner, None);
+    keeper.scan().await;
+    world.write("b/three", "3");
+    fs::rename(world.root().join("a/one"), world.root().join("b/one")).unwrap();
+    let one = world.id_of("one").await;
+    keeper.look_again().await;
+    assert_eq!(world.names().await, ["a", "b", "one", "three", "two"]);
+    assert_eq!(world.id_of("one").await, one);
 }
 
 #[actix::test]

@@ -51,7 +51,7 @@ fn a_peer_has_its_allocator_keep_one_arena() {
     let place = Place::new();
     let mut a = place.device("A");
     a.up();
-    assert!(a.environment().contains(&"MALLOC_ARENA_MAX=1".to_owned()), "{:?}", a.environment());
+    assert!(a.environment().contains(&"MALLOC_ARENA_MAX=2".to_owned()), "{:?}", a.environment());
 }
 
 #[test]

@@ -13,7 +13,7 @@ const KNOWN: [(Bug, u64, &str); 4] = [
     (Bug::WatermarkSkipsGap, 1, "silence"),
     (Bug::HeadNotStored, 1, "acks"),
     (Bug::LogEntryMissing, 1, "agreement"),
-    (Bug::RefusedCommitLeavesRows, 9, "ownership"),
+    (Bug::RefusedCommitLeavesRows, 9, "silence"),
 ];
 
 #[test]
