@@ -147,12 +147,44 @@ impl Applier {
         Ok(true)
     }
 
+    /// Makes a local write of a shared record; the log entries that it makes. When it is refused nothing is written.
+    fn edit_shared(
+        &self,
+        c: &mut SqliteConnection,
+        stamps: Vec<Hlc>,
+        write: &Write,
+        has_parked: bool,
+    ) -> Result<Vec<Edit>, CommitError> {
+        let Some(first) = stamps.first().copied() else { return Ok(Vec::new()) };
+        if has_parked && parked::is_item_parked(c, self.model(), write.record).map_err(StoreError::from)? {
+            let reason = "a change of it by a device whose clock is ahead must come first: correct that clock, or wait";
+            return Err(self.refuse(write.record, reason));
+        }
+        let current = self.table.shared(c, write.record).map_err(StoreError::from)?;
+        let exists = current.is_some();
+        let mut record = current.unwrap_or_default();
+        let ops = self.shared_op(&record, exists, first, write)?;
+        if ops.len() > stamps.len() {
+            return Err(CommitError::TooLarge { changes: ops.len() });
+        }
+        let edits: Vec<Edit> =
+            stamps.into_iter().zip(ops).map(|(hlc, op)| self.sized(write.record, hlc, op)).collect::<Result<_, _>>()?;
+        if !edits.is_empty() {
+            let before = exists.then(|| record.clone());
+            for Edit { hlc, op, .. } in &edits {
+                merge::join(&mut record, op.clone().into_delta(*hlc));
+            }
+            self.merged(c, write.record, before.as_ref(), &record).map_err(StoreError::from)?;
+        }
+        Ok(edits)
+    }
+
     /// A log entry of our own, if it is not too large for one.
     fn sized(&self, record: RecordId, hlc: Hlc, op: Op) -> Result<Edit, CommitError> {
         // Its number is not known yet: the largest takes the most room.
         let entry = SharedChange { seq: u64::MAX, hlc, model: self.model(), record, op, ends_commit: true };
         match codec::encode(&entry, ENTRY_BYTES_MAX) {
-            Ok(bytes) => Ok(Edit { hlc, record, op: entry.op, bytes: bytes.len() }),
+            Ok(bytes) => Ok(Edit { hlc, model: entry.model, record, op: entry.op, bytes: bytes.len() }),
             Err(error) => Err(self.refuse(record, error.to_string())),
         }
     }
@@ -413,9 +445,9 @@ impl Handler<EditOwned> for Applier {
 }
 
 /// Make local writes of shared records, each with its stamps: one, and for a restore as many as it may take. The answer
-/// holds the log entries that they make. A write that is refused has written nothing.
+/// holds for each write the log entries that it makes; one that is refused has written nothing.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<Edit>, CommitError>")]
+#[rtype(result = "Vec<Result<Vec<Edit>, CommitError>>")]
 pub(crate) struct EditShared {
     pub(crate) edits: Vec<(Vec<Hlc>, Write)>,
     /// Whether any item of a snapshot is parked.
@@ -426,6 +458,7 @@ pub(crate) struct EditShared {
 #[derive(Debug)]
 pub(crate) struct Edit {
     pub(crate) hlc: Hlc,
+    pub(crate) model: ModelId,
     pub(crate) record: RecordId,
     pub(crate) op: Op,
     /// The most bytes that the entry takes.
@@ -433,40 +466,11 @@ pub(crate) struct Edit {
 }
 
 impl Handler<EditShared> for Applier {
-    type Result = Result<Vec<Edit>, CommitError>;
+    type Result = MessageResult<EditShared>;
 
     fn handle(&mut self, EditShared { edits, has_parked }: EditShared, _: &mut Self::Context) -> Self::Result {
         let c = &mut *self.store.borrow_mut();
-        let mut made = Vec::with_capacity(edits.len());
-        for (stamps, write) in edits {
-            let Some(first) = stamps.first().copied() else { continue };
-            if has_parked && parked::is_item_parked(c, self.model(), write.record).map_err(StoreError::from)? {
-                let reason =
-                    "a change of it by a device whose clock is ahead must come first: correct that clock, or wait";
-                return Err(self.refuse(write.record, reason));
-            }
-            let current = self.table.shared(c, write.record).map_err(StoreError::from)?;
-            let exists = current.is_some();
-            let mut record = current.unwrap_or_default();
-            let ops = self.shared_op(&record, exists, first, &write)?;
-            if ops.len() > stamps.len() {
-                return Err(CommitError::TooLarge { changes: ops.len() });
-            }
-            let edits: Vec<Edit> = stamps
-                .into_iter()
-                .zip(ops)
-                .map(|(hlc, op)| self.sized(write.record, hlc, op))
-                .collect::<Result<_, _>>()?;
-            if edits.is_empty() {
-                continue;
-            }
-            let before = exists.then(|| record.clone());
-            for Edit { hlc, op, .. } in &edits {
-                merge::join(&mut record, op.clone().into_delta(*hlc));
-            }
-            self.merged(c, write.record, before.as_ref(), &record).map_err(StoreError::from)?;
-            made.extend(edits);
-        }
-        Ok(made)
+        let made = edits.into_iter().map(|(stamps, write)| self.edit_shared(c, stamps, &write, has_parked));
+        MessageResult(made.collect())
     }
 }

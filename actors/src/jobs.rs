@@ -1,5 +1,7 @@
 //! What a transaction is asked to do: jobs that wait, how a group of them is run, and the answers they get.
 
+use std::iter::Peekable;
+
 use futures::channel::oneshot;
 use starling_schema::change::{Batch, Write};
 use starling_schema::stream::{Stream, Watermarks};
@@ -51,10 +53,10 @@ pub(crate) async fn transaction(
     let mut effects = Effects::default();
     let mut answers: Vec<Answer> = Vec::new();
     let mut outcome = engine.begin(sync, jobs.len());
-    let mut jobs = jobs.into_iter();
+    let mut jobs = jobs.into_iter().peekable();
     if outcome.is_ok() {
-        for job in jobs.by_ref() {
-            outcome = step(&mut engine, job, &mut effects, &mut answers).await;
+        while let Some(job) = jobs.next() {
+            outcome = step(&mut engine, job, &mut jobs, &mut effects, &mut answers).await;
             if outcome.is_err() {
                 break;
             }
@@ -90,22 +92,42 @@ async fn settle_down(engine: &mut Engine, sync: Sync, effects: &Effects) -> Resu
     engine.commit()
 }
 
-/// Does one job. An error takes the whole transaction back.
+/// Makes local commits, together.
+async fn commit(
+    engine: &mut Engine,
+    commits: Vec<(Vec<Write>, Reply<Result<Receipt, CommitError>>)>,
+    effects: &mut Effects,
+    answers: &mut Vec<Answer>,
+) -> Result<(), StoreError> {
+    let (commits, replies): (Vec<_>, Vec<_>) = commits.into_iter().unzip();
+    let mut outcome = Ok(());
+    for (reply, result) in replies.into_iter().zip(engine.local(commits, effects).await) {
+        if let Err(CommitError::Storage(error)) = &result {
+            outcome = Err(error.clone());
+        }
+        answers.push(answer(reply, move |committed| {
+            let committed = if planted::is(Bug::FailedCommitAnswered) { Ok(()) } else { committed };
+            committed.map_err(CommitError::from).and(result)
+        }));
+    }
+    outcome
+}
+
+/// Does one job, and with a commit those that follow it in `rest`. An error takes the whole transaction back.
 async fn step(
     engine: &mut Engine,
     job: Job,
+    rest: &mut Peekable<std::vec::IntoIter<Job>>,
     effects: &mut Effects,
     answers: &mut Vec<Answer>,
 ) -> Result<(), StoreError> {
     match job {
         Job::Commit(writes, reply) => {
-            let result = engine.local(writes, effects).await;
-            let broken = if let Err(CommitError::Storage(error)) = &result { Some(error.clone()) } else { None };
-            answers.push(answer(reply, move |committed| {
-                let committed = if planted::is(Bug::FailedCommitAnswered) { Ok(()) } else { committed };
-                committed.map_err(CommitError::from).and(result)
-            }));
-            broken.map_or(Ok(()), Err)
+            let mut commits = vec![(writes, reply)];
+            while let Some(Job::Commit(writes, reply)) = rest.next_if(|job| matches!(job, Job::Commit(..))) {
+                commits.push((writes, reply));
+            }
+            commit(engine, commits, effects, answers).await
         }
         Job::Apply(batch, served, reply) => {
             let result = engine.remote(batch, served, effects).await;

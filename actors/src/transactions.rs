@@ -181,6 +181,8 @@ pub(crate) struct Transactions {
     counters: Counters,
     flush_due: bool,
     release_due: bool,
+    /// Whether a transaction is about to start.
+    next_due: bool,
 }
 
 impl Transactions {
@@ -205,6 +207,7 @@ impl Transactions {
             counters,
             flush_due: false,
             release_due: false,
+            next_due: false,
         }
     }
 
@@ -224,8 +227,18 @@ impl Transactions {
         Box::pin(async move { answer.await.unwrap_or(closed) })
     }
 
-    /// Starts a transaction over what waits, unless one runs.
+    /// Starts a transaction over what waits, unless one runs; what is in the mailbox by now goes along.
     fn next(&mut self, ctx: &mut Context<Self>) {
+        let starts = self.engine.is_some() && !self.queue.is_empty();
+        if starts && !std::mem::replace(&mut self.next_due, true) {
+            ctx.spawn(fut::ready(()).map(|(), actor: &mut Self, ctx| {
+                actor.next_due = false;
+                actor.start(ctx);
+            }));
+        }
+    }
+
+    fn start(&mut self, ctx: &mut Context<Self>) {
         let Some(sync) = self.queue.front().map(Job::sync) else { return };
         let Some(engine) = self.engine.take() else { return };
         let (mut jobs, jobs_max) = (Vec::new(), self.environment.limit(Limit::GroupJobs, GROUP_MAX));

@@ -21,15 +21,72 @@ use super::{Effects, Engine};
 const RESTORE_CHANGES_MAX: usize = 3 * COMMIT_BYTES_MAX / ENTRY_BYTES_MAX;
 
 impl Engine {
-    /// Makes one local commit within the open transaction, all or nothing.
-    pub(crate) async fn local(&mut self, writes: Vec<Write>, effects: &mut Effects) -> Result<Receipt, CommitError> {
+    /// Makes local commits within the open transaction, in their order, each all or nothing.
+    pub(crate) async fn local(
+        &mut self,
+        commits: Vec<Vec<Write>>,
+        effects: &mut Effects,
+    ) -> Vec<Result<Receipt, CommitError>> {
+        let (mut answers, mut plain) = (Vec::with_capacity(commits.len()), Vec::new());
+        for mut writes in commits {
+            match writes.pop() {
+                Some(write) if writes.is_empty() && self.is_plain(&write) => plain.push(write),
+                last => {
+                    writes.extend(last);
+                    answers.extend(self.plain(std::mem::take(&mut plain), effects).await);
+                    answers.push(self.one(writes, effects).await);
+                }
+            }
+        }
+        answers.extend(self.plain(plain, effects).await);
+        answers
+    }
+
+    /// Whether a write is refused before anything of it is written: a restore may turn out too large.
+    fn is_plain(&self, write: &Write) -> bool {
+        let shared = self.tables.registry.get(write.model).is_some_and(|spec| spec.ownership.is_shared());
+        shared && !matches!(write.action, Action::Restore)
+    }
+
+    fn check_begun(&self) -> Result<(), CommitError> {
         if self.lacking() > 0 {
             return Err(CommitError::Behind { changes: self.lacking() });
         }
-        self.environment.edge(Point::AfterBegin).map_err(StoreError::from)?;
+        Ok(self.environment.edge(Point::AfterBegin).map_err(StoreError::from)?)
+    }
+
+    fn receipt(&self) -> Receipt {
+        Receipt {
+            state_head: self.marks.get(Stream::state(self.device)),
+            shared_head: self.marks.get(Stream::shared(self.device)),
+        }
+    }
+
+    /// Makes commits of one plain write each, together.
+    async fn plain(&mut self, writes: Vec<Write>, effects: &mut Effects) -> Vec<Result<Receipt, CommitError>> {
+        let count = writes.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        let edited = match self.check_begun() {
+            Ok(()) => self.edit_shared(writes).await.map_err(CommitError::from),
+            Err(error) => Err(error),
+        };
+        let edited = edited.unwrap_or_else(|error| (0..count).map(|_| Err(error.clone())).collect());
+        let made = edited.into_iter().map(|edits| {
+            let edits = edits?;
+            effects.commits += u64::from(!edits.is_empty());
+            self.append(edits, effects);
+            Ok(self.receipt())
+        });
+        made.collect()
+    }
+
+    /// Makes one commit of any writes.
+    async fn one(&mut self, writes: Vec<Write>, effects: &mut Effects) -> Result<Receipt, CommitError> {
+        self.check_begun()?;
         let batches = effects.committed.len();
         let receipt = match writes.as_slice() {
-            // A write that is refused is refused before anything of it is written; a restore may turn out too large.
             [write] if !matches!(write.action, Action::Restore) => self.local_writes(writes, effects).await?,
             _ => self.all_or_nothing(writes, effects).await?,
         };
@@ -74,10 +131,7 @@ impl Engine {
         }
         self.local_owned(owned, effects).await?;
         self.local_shared(shared, effects).await?;
-        Ok(Receipt {
-            state_head: self.marks.get(Stream::state(self.device)),
-            shared_head: self.marks.get(Stream::shared(self.device)),
-        })
+        Ok(self.receipt())
     }
 
     async fn local_owned(&mut self, writes: Vec<Write>, effects: &mut Effects) -> Result<(), CommitError> {
@@ -101,37 +155,49 @@ impl Engine {
     }
 
     async fn local_shared(&mut self, writes: Vec<Write>, effects: &mut Effects) -> Result<(), CommitError> {
+        let mut all = Vec::new();
+        for edits in self.edit_shared(writes).await? {
+            all.extend(edits?);
+        }
+        if all.iter().map(|edit| edit.bytes).sum::<usize>() > COMMIT_BYTES_MAX {
+            return Err(CommitError::TooLarge { changes: all.len() });
+        }
+        self.append(all, effects);
+        Ok(())
+    }
+
+    /// Makes writes of shared records; for each the log entries that it comes to, or why it is refused.
+    async fn edit_shared(&mut self, writes: Vec<Write>) -> Result<Vec<Result<Vec<Edit>, CommitError>>, StoreError> {
         if writes.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let stamps_of = |write: &Write| if matches!(write.action, Action::Restore) { RESTORE_CHANGES_MAX } else { 1 };
-        let count = writes.iter().map(stamps_of).sum();
-        let stamps = self.stamp(count).await?;
-        let mut unused = stamps.iter().copied();
-        let mut edits: BTreeMap<ModelId, Vec<(Vec<Hlc>, Write)>> = BTreeMap::new();
-        for write in writes {
-            let own = unused.by_ref().take(stamps_of(&write)).collect();
-            edits.entry(write.model).or_default().push((own, write));
+        let mut stamps = self.stamp(writes.iter().map(stamps_of).sum()).await?.into_iter();
+        let (mut edits, mut places) = (BTreeMap::new(), BTreeMap::new());
+        for (place, write) in writes.into_iter().enumerate() {
+            let own: Vec<Hlc> = stamps.by_ref().take(stamps_of(&write)).collect();
+            places.entry(write.model).or_insert_with(Vec::new).push(place);
+            edits.entry(write.model).or_insert_with(Vec::new).push((own, write));
         }
         let has_parked = self.parked_items.due_at_ms.is_some();
-        let (mut made, mut bytes) = (BTreeMap::new(), 0);
-        for (model, edits) in edits {
+        let mut edited = BTreeMap::new();
+        for ((model, edits), places) in edits.into_iter().zip(places.into_values()) {
             let message = EditShared { edits, has_parked };
-            let ops = self.applier(model, true).send(message).await.map_err(StoreError::from)??;
-            for Edit { hlc, record, op, bytes: length } in ops {
-                made.insert(hlc, (model, record, op));
-                bytes += length;
-            }
+            let made = self.applier(model, true).send(message).await?;
+            edited.extend(places.into_iter().zip(made));
         }
-        if bytes > COMMIT_BYTES_MAX {
-            return Err(CommitError::TooLarge { changes: made.len() });
-        }
+        Ok(edited.into_values().collect())
+    }
+
+    /// Puts the log entries of one commit behind those of this device.
+    fn append(&mut self, edits: Vec<Edit>, effects: &mut Effects) {
+        let Some(stamp) = edits.last().map(|edit| edit.hlc.time) else { return };
         let stream = Stream::shared(self.device);
         let after = self.marks.get(stream);
-        let last = after + made.len() as u64;
+        let last = after + edits.len() as u64;
         let changes: Vec<SharedChange> = (after + 1..)
-            .zip(made)
-            .map(|(seq, (hlc, (model, record, op)))| SharedChange {
+            .zip(edits)
+            .map(|(seq, Edit { hlc, model, record, op, .. })| SharedChange {
                 seq,
                 hlc,
                 model,
@@ -140,15 +206,11 @@ impl Engine {
                 ends_commit: seq == last,
             })
             .collect();
-        if changes.is_empty() {
-            return Ok(());
-        }
         self.advance(stream, last);
-        self.last_stamp = stamps.last().map_or(self.last_stamp, |hlc| hlc.time);
-        self.note_clock(self.last_stamp);
+        self.last_stamp = stamp;
+        self.note_clock(stamp);
         effects.changed.extend(changes.iter().map(|change| (change.model, change.record)));
         effects.committed.push(Batch { stream, after, through: last, items: Items::Shared(changes) });
-        Ok(())
     }
 }
 

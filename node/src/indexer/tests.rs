@@ -15,8 +15,8 @@ use super::bench::Bench;
 use super::catalogue::OwnLocation;
 use super::facts::Facts;
 use super::folders::Folders;
-use super::known::{Known, KnownSet};
 use super::keeper::Keeper;
+use super::known::{Known, KnownSet};
 use super::scan::{COMMIT_ROWS_MAX, Scanner};
 use super::*;
 
