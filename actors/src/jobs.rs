@@ -18,6 +18,9 @@ use crate::transactions::{CommitError, Outcome, Receipt, StoreError};
 
 pub(crate) type Reply<T> = oneshot::Sender<T>;
 
+/// A local commit, and who waits for it.
+type Asked = (Vec<Write>, Reply<Result<Receipt, CommitError>>);
+
 /// One thing to do within a transaction, and who waits for it.
 pub(crate) enum Job {
     Commit(Vec<Write>, Reply<Result<Receipt, CommitError>>),
@@ -95,7 +98,7 @@ async fn settle_down(engine: &mut Engine, sync: Sync, effects: &Effects) -> Resu
 /// Makes local commits, together.
 async fn commit(
     engine: &mut Engine,
-    commits: Vec<(Vec<Write>, Reply<Result<Receipt, CommitError>>)>,
+    commits: Vec<Asked>,
     effects: &mut Effects,
     answers: &mut Vec<Answer>,
 ) -> Result<(), StoreError> {

@@ -1,7 +1,7 @@
 //! The transactions actor: the only door to the database for writes. It runs one transaction at a time, gathers
 //! what waits into one (group commit), and tells what became durable.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -174,15 +174,23 @@ pub(crate) struct Transactions {
     /// Why the last transaction failed, if it did.
     trouble: Option<StoreError>,
     listeners: Vec<Recipient<Advanced>>,
-    /// Whether they are about to be told again.
-    publish_due: bool,
     events: Recipient<Happened>,
     environment: Environment,
     counters: Counters,
-    flush_due: bool,
-    release_due: bool,
-    /// Whether a transaction is about to start.
-    next_due: bool,
+    due: BTreeSet<Due>,
+}
+
+/// What will be done soon, and need not be asked for again until then.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Due {
+    /// Starting a transaction over what waits.
+    Start,
+    /// Making durable what came from peers.
+    Flush,
+    /// Applying parked changes.
+    Release,
+    /// Telling listeners again that had no room.
+    Publish,
 }
 
 impl Transactions {
@@ -201,13 +209,10 @@ impl Transactions {
             engine: Some(engine),
             queue: VecDeque::new(),
             listeners: Vec::new(),
-            publish_due: false,
             events,
             environment,
             counters,
-            flush_due: false,
-            release_due: false,
-            next_due: false,
+            due: BTreeSet::new(),
         }
     }
 
@@ -230,9 +235,9 @@ impl Transactions {
     /// Starts a transaction over what waits, unless one runs; what is in the mailbox by now goes along.
     fn next(&mut self, ctx: &mut Context<Self>) {
         let starts = self.engine.is_some() && !self.queue.is_empty();
-        if starts && !std::mem::replace(&mut self.next_due, true) {
+        if starts && self.due.insert(Due::Start) {
             ctx.spawn(fut::ready(()).map(|(), actor: &mut Self, ctx| {
-                actor.next_due = false;
+                actor.due.remove(&Due::Start);
                 actor.start(ctx);
             }));
         }
@@ -291,7 +296,7 @@ impl Transactions {
             };
             self.publish(&news, ctx);
         }
-        if self.applied != self.durable && !self.flush_due {
+        if self.applied != self.durable && !self.due.contains(&Due::Flush) {
             let wait = Duration::from_millis(self.environment.wait_ms(Timer::Flush, FLUSH_MS));
             self.flush_within(wait.mul_f64(0.8 + 0.4 * self.environment.fraction()), ctx);
         }
@@ -303,12 +308,12 @@ impl Transactions {
         let is_full =
             |listener: &Recipient<Advanced>| matches!(listener.try_send(news.clone()), Err(SendError::Full(_)));
         let refused = self.listeners.iter().filter(|listener| is_full(listener)).count();
-        if refused == 0 || std::mem::replace(&mut self.publish_due, true) {
+        if refused == 0 || !self.due.insert(Due::Publish) {
             return;
         }
         tracing::debug!(refused, "listeners are behind");
         ctx.run_later(Duration::from_millis(PUBLISH_AGAIN_MS), |actor, ctx| {
-            actor.publish_due = false;
+            actor.due.remove(&Due::Publish);
             let (applied, durable) = (actor.applied.clone(), actor.durable.clone());
             actor.publish(&Advanced { applied, durable, committed: Arc::new([]) }, ctx);
         });
@@ -316,11 +321,11 @@ impl Transactions {
 
     /// Makes everything durable some time from now, unless that is due already.
     fn flush_within(&mut self, wait: Duration, ctx: &mut Context<Self>) {
-        if std::mem::replace(&mut self.flush_due, true) {
+        if !self.due.insert(Due::Flush) {
             return;
         }
         ctx.run_later(wait, |actor, ctx| {
-            actor.flush_due = false;
+            actor.due.remove(&Due::Flush);
             if actor.applied != actor.durable || actor.trouble.is_some() {
                 actor.queue.push_back(Job::Flush);
                 actor.next(ctx);
@@ -329,13 +334,12 @@ impl Transactions {
     }
 
     fn release_when(&mut self, release_at: Option<u64>, ctx: &mut Context<Self>) {
-        let Some(at) = release_at.filter(|_| !self.release_due) else { return };
-        self.release_due = true;
+        let Some(at) = release_at.filter(|_| self.due.insert(Due::Release)) else { return };
         // Looked at again every minute at the latest: the wall clock may be set.
         let wait_ms = at.saturating_sub(self.environment.wall_ms()).clamp(1_000, 60_000);
         let wait = Duration::from_millis(self.environment.wait_ms(Timer::Release, wait_ms));
         ctx.run_later(wait, |actor, ctx| {
-            actor.release_due = false;
+            actor.due.remove(&Due::Release);
             actor.queue.push_back(Job::Flush);
             actor.next(ctx);
         });
