@@ -25,7 +25,7 @@ pub(crate) struct Facts {
 
 /// The permission bits of a mode; the others are the kind.
 #[cfg(unix)]
-const MODE_PERMISSIONS: u32 = 0o7777;
+pub(crate) const MODE_PERMISSIONS: u32 = 0o7777;
 
 impl Facts {
     /// The facts of a file, directory or link; none for sockets, pipes and devices.

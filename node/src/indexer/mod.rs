@@ -17,6 +17,7 @@ mod fingerprint;
 mod folders;
 mod glance;
 mod hash;
+mod here;
 mod keeper;
 mod known;
 mod names;

@@ -49,6 +49,13 @@ pub(crate) fn ms_since_1970(time: SystemTime) -> i64 {
     }
 }
 
+/// The same of a time that the system counts in seconds since 1970 and the nanoseconds after them.
+#[cfg(target_os = "linux")]
+pub(crate) fn ms_of(seconds: i64, nanoseconds: u32) -> i64 {
+    let ms = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+    i64::try_from(ms / 1_000_000).unwrap_or(if seconds < 0 { i64::MIN } else { i64::MAX })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,8 +8,10 @@ use ignore::{DirEntry, WalkBuilder, WalkState};
 use starling_schema::models::EntryKind;
 use tokio::sync::mpsc;
 
-use super::facts::{self, Facts};
+use super::facts::Facts;
+
 use super::fingerprint::{Fingerprint, Fingerprints};
+use super::here::{Here, Seen};
 use super::names;
 use super::stop::Stop;
 
@@ -21,6 +23,9 @@ pub(crate) const BATCHES_WAITING_MAX: usize = 4;
 
 /// The most threads of one walk: reading directories stops scaling soon, and the machine has other work.
 const WALK_THREADS_MAX: usize = 4;
+
+/// How many looks a glance takes between two looks at whether it is to stop: less than a millisecond.
+const LOOKS_PER_STOP: u64 = 64;
 
 /// What to walk, and what to pass over.
 #[derive(Clone, Debug)]
@@ -93,11 +98,12 @@ impl WalkBatch {
 pub(crate) fn walk(plan: &WalkPlan, batches: &mpsc::Sender<WalkBatch>, stop: &Stop) {
     let outbox = Outbox { batch: Mutex::new(WalkBatch::default()), batches };
     builder(plan).build_parallel().run(|| {
-        Box::new(|seen| {
+        let (outbox, mut here) = (&outbox, Here::default());
+        Box::new(move |seen| {
             if stop.is_set() {
                 return WalkState::Quit;
             }
-            if outbox.take(seen) { WalkState::Continue } else { WalkState::Quit }
+            if outbox.take(seen, &mut here) { WalkState::Continue } else { WalkState::Quit }
         })
     });
     outbox.close();
@@ -121,9 +127,9 @@ pub(crate) fn glance(plan: &WalkPlan, stop: &Stop) -> Glanced {
     let all = Mutex::new(Glanced::default());
     builder(plan).build_parallel().run(|| {
         let mut tally =
-            Tally { own: Glanced::default(), here: PathBuf::new(), print: Fingerprint::default(), all: &all };
+            Tally { own: Glanced::default(), here: Here::default(), print: Fingerprint::default(), all: &all };
         Box::new(move |seen| {
-            if stop.is_set() {
+            if tally.own.seen.is_multiple_of(LOOKS_PER_STOP) && stop.is_set() {
                 return WalkState::Quit;
             }
             tally.take(seen);
@@ -140,54 +146,44 @@ pub(crate) fn glance(plan: &WalkPlan, stop: &Stop) -> Glanced {
 /// What one thread of a walk has come across.
 struct Tally<'a> {
     own: Glanced,
-    /// The directory that it is in, and what that held so far: most of what comes lies in the same as the last.
-    here: PathBuf,
+    here: Here,
+    /// What that directory held so far.
     print: Fingerprint,
     all: &'a Mutex<Glanced>,
 }
 
 impl Tally<'_> {
     fn take(&mut self, seen: Result<DirEntry, ignore::Error>) {
-        let looked = seen.map_err(|error| trouble(&error)).and_then(|entry| match entry.metadata() {
-            Ok(metadata) => Ok(Facts::of(&metadata).map(|facts| (entry, facts))),
-            Err(error) => Err(trouble(&error)),
-        });
-        match looked {
-            Ok(Some((entry, facts))) => {
-                self.own.seen += 1;
-                if facts.kind == EntryKind::Directory {
-                    let print = self.own.directories.entry(entry.path().to_owned()).or_default();
-                    if entry.depth() == 0 {
-                        return print.add_root(&facts);
-                    }
-                }
-                let name = names::name_bytes(entry.file_name());
-                if !lies_in(entry.path(), &self.here, name) {
-                    self.leave();
-                    entry.path().parent().unwrap_or(entry.path()).clone_into(&mut self.here);
-                }
-                self.print.add(name, &facts);
-            }
-            Ok(None) => self.own.skipped += 1,
-            Err(Some(trouble)) => self.own.troubles.push(trouble),
-            Err(None) => {}
+        let entry = match seen.map_err(|error| trouble(&error)) {
+            Ok(entry) => entry,
+            Err(trouble) => return self.own.troubles.extend(trouble),
+        };
+        let name = names::name_bytes(entry.file_name());
+        if !self.here.holds(entry.path(), name) {
+            self.leave();
+            self.here.go_to(entry.path());
         }
+        let facts = match self.here.look(entry.path()) {
+            Ok(Seen { facts: Some(facts), .. }) => facts,
+            Ok(_) => return self.own.skipped += 1,
+            Err(error) => return self.own.troubles.extend(trouble_at(entry.path(), &error)),
+        };
+        self.own.seen += 1;
+        if facts.kind == EntryKind::Directory {
+            let print = self.own.directories.entry(entry.path().to_owned()).or_default();
+            if entry.depth() == 0 {
+                return print.add_root(&facts);
+            }
+        }
+        self.print.add(name, &facts);
     }
 
     fn leave(&mut self) {
         let print = std::mem::take(&mut self.print);
-        if !self.here.as_os_str().is_empty() {
-            self.own.directories.entry(std::mem::take(&mut self.here)).or_default().join(print);
+        if print != Fingerprint::default() {
+            self.own.directories.entry(self.here.path().to_owned()).or_default().join(print);
         }
     }
-}
-
-/// Whether a path is this name in that directory, told by its bytes: taking paths apart costs more than the rest.
-fn lies_in(path: &Path, directory: &Path, name: &[u8]) -> bool {
-    let above = path.as_os_str().as_encoded_bytes().strip_suffix(name);
-    above.and_then(<[u8]>::split_last).is_some_and(|(separator, above)| {
-        std::path::is_separator(char::from(*separator)) && above == directory.as_os_str().as_encoded_bytes()
-    })
 }
 
 impl Drop for Tally<'_> {
@@ -235,8 +231,8 @@ struct Outbox<'a> {
 
 impl Outbox<'_> {
     /// Takes one step of the walk; false when nobody receives any more.
-    fn take(&self, seen: Result<DirEntry, ignore::Error>) -> bool {
-        match seen.map_err(|error| trouble(&error)).and_then(|entry| look(&entry)) {
+    fn take(&self, seen: Result<DirEntry, ignore::Error>, here: &mut Here) -> bool {
+        match seen.map_err(|error| trouble(&error)).and_then(|entry| look(&entry, here)) {
             Ok(Some(found)) => self.put(|batch| batch.found.push(found)),
             Ok(None) => self.put(|batch| batch.skipped += 1),
             Err(Some(trouble)) => self.put(|batch| batch.troubles.push(trouble)),
@@ -264,22 +260,25 @@ impl Outbox<'_> {
 }
 
 /// What an entry is; nothing for sockets, pipes and devices; no trouble for what vanished in the meantime.
-fn look(entry: &DirEntry) -> Result<Option<Found>, Option<Trouble>> {
-    let metadata = entry.metadata().map_err(|error| trouble(&error))?;
-    Ok(Facts::of(&metadata).map(|facts| Found {
-        path: entry.path().to_owned(),
-        facts,
-        device: facts::device_number(&metadata),
-    }))
+fn look(entry: &DirEntry, here: &mut Here) -> Result<Option<Found>, Option<Trouble>> {
+    let path = entry.path();
+    if !here.holds(path, names::name_bytes(entry.file_name())) {
+        here.go_to(path);
+    }
+    let Seen { facts, device } = here.look(path).map_err(|error| trouble_at(path, &error))?;
+    Ok(facts.map(|facts| Found { path: path.to_owned(), facts, device }))
+}
+
+fn trouble_at(path: &Path, error: &io::Error) -> Option<Trouble> {
+    let gone = error.kind() == io::ErrorKind::NotFound;
+    (!gone).then(|| Trouble { path: Some(path.to_owned()), reason: error.to_string() })
 }
 
 /// What went wrong, where; nothing when a file vanished while we looked, or when only an ignore file was malformed.
 pub(crate) fn trouble(error: &ignore::Error) -> Option<Trouble> {
     let io_error = io_error(error)?;
-    if io_error.kind() == io::ErrorKind::NotFound {
-        return None;
-    }
-    Some(Trouble { path: path_of(error).map(Path::to_owned), reason: io_error.to_string() })
+    let gone = io_error.kind() == io::ErrorKind::NotFound;
+    (!gone).then(|| Trouble { path: path_of(error).map(Path::to_owned), reason: io_error.to_string() })
 }
 
 fn io_error(error: &ignore::Error) -> Option<&io::Error> {
@@ -392,16 +391,6 @@ pub(crate) mod tests {
         let _listener = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
         let all = collect(&WalkPlan { exclude: Some(data), ..plan(folder.path()) });
         assert_eq!((all.found.len(), all.skipped), (1, 1));
-    }
-
-    #[test]
-    fn a_name_lies_in_its_directory_only() {
-        let lies =
-            |path: &str, directory: &str, name: &str| lies_in(path.as_ref(), directory.as_ref(), name.as_bytes());
-        assert!(lies("/a/b", "/a", "b") && lies("/a/bb", "/a", "bb"));
-        assert!(
-            !lies("/a/b", "/", "b") && !lies("/a/bb", "/a", "b") && !lies("/a/b", "/b", "b") && !lies("b", "", "b")
-        );
     }
 
     #[test]
