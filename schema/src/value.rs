@@ -164,6 +164,10 @@ impl Fields {
 
 impl FromIterator<(FieldNo, Value)> for Fields {
     fn from_iter<I: IntoIterator<Item = (FieldNo, Value)>>(fields: I) -> Self {
+        let fields: Vec<(FieldNo, Value)> = fields.into_iter().collect();
+        if fields.is_sorted_by(|a, b| a.0 < b.0) {
+            return Self(fields);
+        }
         let mut sorted = Self::new();
         for (field, value) in fields {
             sorted.set(field, value);

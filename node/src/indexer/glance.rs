@@ -35,18 +35,12 @@ impl Scanner {
         let head = self.catalogue.head(&at.path, &self.stop).await?;
         let stored = self.with_folders(at, move |folders, at| folders.load(at.id, head)).await?;
         let Some(stored) = stored else { return Ok(Glance::Unknown) };
-        self.board.begin(at.id, u64::try_from(at.totals.entries).unwrap_or(0));
         let (plan, stop) = (self.plan(&at.path, None), self.stop.clone());
         let glanced = self.blocking(at, move |_| walk::glance(&plan, &stop)).await?;
         if self.stop.is_set() {
             return Err(IndexError::Stopped);
         }
         let report = report(&glanced);
-        self.board.update(at.id, |progress| {
-            progress.files_seen = report.seen;
-            progress.errors = report.errors;
-            progress.skipped = report.skipped;
-        });
         Ok(match changed(&stored, glanced) {
             Some(directories) => Glance::Changed(directories, report),
             None => Glance::Unknown,

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::catalogue::{OwnLocation, UnhashedPlace};
@@ -55,9 +54,8 @@ pub(crate) struct Keeper {
     hasher: Option<mpsc::Sender<HashRequest>>,
     touched: Touched,
     watch: Option<Watch>,
-    /// The watch began while a scan was under way: what happened before it did was perhaps seen by neither, so another
-    /// look is due.
-    next_look: Option<Instant>,
+    /// When to begin to watch.
+    next_watch: Option<Instant>,
     /// Why there is no watch though there should be.
     unwatched: Option<String>,
     last: ScanResult,
@@ -80,7 +78,7 @@ impl Keeper {
             hasher,
             touched: Touched::new(),
             watch: None,
-            next_look: None,
+            next_watch: None,
             unwatched: None,
             last: Err(IndexError::Stopped),
             next_scan: None,
@@ -93,7 +91,7 @@ impl Keeper {
         let stop = self.scanner.stop.clone();
         self.scan().await;
         while !stop.is_set() {
-            let (next_scan, next_look) = (self.next_scan, self.next_look);
+            let (next_scan, next_watch) = (self.next_scan, self.next_watch);
             tokio::select! {
                 () = stop.wait() => break,
                 order = self.orders.recv() => match order {
@@ -101,7 +99,7 @@ impl Keeper {
                     None => break,
                 },
                 () = self.touched.some() => self.look_at_touched().await,
-                () = sleep_until(next_look) => self.look_again().await,
+                () = sleep_until(next_watch) => self.begin_to_watch().await,
                 () = sleep_until(next_scan) => self.scan().await,
             }
         }
@@ -124,23 +122,19 @@ impl Keeper {
         }
     }
 
-    /// Scans all. A watch that is not there yet begins beside it: telling the system of every directory takes as long as
-    /// looking at them all.
+    /// Scans all. A watch that is not there yet begins afterwards: telling the system of every directory takes longer
+    /// than looking at them all.
     pub(super) async fn scan(&mut self) {
         self.touched.take();
-        let watch = self.start_watch();
         let result = self.scan_what_changed().await;
-        let begun_late = match watch {
-            Some(watch) => self.watch_begun(watch).await,
-            None => false,
-        };
-        self.next_look = begun_late.then(|| Instant::now() + DEBOUNCE);
         let before = std::mem::replace(&mut self.last, result);
         self.scanner.board.end(self.at.id, &self.last);
-        self.next_scan = match &self.last {
-            Ok(_) if self.watch.is_some() || !self.scanner.options.watch => None,
-            Err(IndexError::Absent { .. }) => Some(Instant::now() + LOOK_FOR_ABSENT_EVERY),
-            Ok(_) | Err(_) => Some(Instant::now() + RESCAN_EVERY),
+        let now = Instant::now();
+        (self.next_scan, self.next_watch) = match &self.last {
+            Ok(_) if self.watch.is_some() || !self.scanner.options.watch => (None, None),
+            Ok(_) => (None, Some(now + DEBOUNCE)),
+            Err(IndexError::Absent { .. }) => (Some(now + LOOK_FOR_ABSENT_EVERY), None),
+            Err(_) => (Some(now + RESCAN_EVERY), None),
         };
         match &self.last {
             Ok(report) => {
@@ -163,9 +157,20 @@ impl Keeper {
         }
     }
 
+    /// Watches from now on, if that can be; otherwise the next scan is due in some minutes.
+    async fn begin_to_watch(&mut self) {
+        self.next_watch = None;
+        self.start_watch().await;
+        self.scanner.board.update(self.at.id, |progress| progress.problem.clone_from(&self.unwatched));
+        if self.watch.is_some() {
+            self.look_again().await;
+        } else {
+            self.next_scan = Some(Instant::now() + RESCAN_EVERY);
+        }
+    }
+
     /// Looks whether anything happened that neither the last scan nor the watch saw.
     pub(super) async fn look_again(&mut self) {
-        self.next_look = None;
         // Of a move that is under way the other half is told by the watch.
         let late = self.touched.clone();
         let seen = match self.scanner.glance(&self.at).await {
@@ -173,7 +178,6 @@ impl Keeper {
             Ok(Glance::Unknown) => Ok(None),
             Err(error) => Err(error),
         };
-        self.scanner.board.end(self.at.id, &self.last);
         match seen {
             Ok(Some(_)) | Err(IndexError::Stopped) => {}
             // After an error a scan says whether the folder is gone, and when to try again.
@@ -183,7 +187,17 @@ impl Keeper {
 
     /// Looks at the directories that changed since the last scan; at everything where that cannot be told.
     async fn scan_what_changed(&mut self) -> ScanResult {
-        if let Glance::Changed(directories, seen) = self.scanner.glance(&self.at).await?
+        let (board, id) = (self.scanner.board.clone(), self.at.id);
+        board.begin(id, u64::try_from(self.at.totals.entries).unwrap_or(0));
+        let glance = self.scanner.glance(&self.at).await?;
+        if let Glance::Changed(_, seen) = &glance {
+            board.update(id, |progress| {
+                progress.files_seen = seen.seen;
+                progress.errors = seen.errors;
+                progress.skipped = seen.skipped;
+            });
+        }
+        if let Glance::Changed(directories, seen) = glance
             && let Some(done) = self.look_at(directories, None).await?
         {
             return Ok(ScanReport {
@@ -236,26 +250,17 @@ impl Keeper {
         Ok(directories.is_empty().then_some(all))
     }
 
-    /// Begins to watch, unless that is done or not wanted.
-    fn start_watch(&self) -> Option<JoinHandle<Result<Watch, String>>> {
-        if self.watch.is_some() || !self.scanner.options.watch {
-            return None;
-        }
+    async fn start_watch(&mut self) {
         let (root, exclude, touched) = (self.at.path.clone(), self.scanner.options.data.clone(), self.touched.clone());
-        Some(tokio::task::spawn_blocking(move || Watch::start(&root, exclude, touched)))
-    }
-
-    /// Waits until all of the location is watched; whether it is.
-    async fn watch_begun(&mut self, watch: JoinHandle<Result<Watch, String>>) -> bool {
+        let start = tokio::task::spawn_blocking(move || Watch::start(&root, exclude, touched));
         let started = tokio::select! {
-            () = self.scanner.stop.wait() => return false,
-            started = watch => started,
+            () = self.scanner.stop.wait() => return,
+            started = start => started,
         };
         match started {
             Ok(Ok(watch)) => {
                 self.watch = Some(watch);
                 self.unwatched = None;
-                true
             }
             Ok(Err(problem)) => {
                 // Of a folder that is not there, the scan says so.
@@ -263,10 +268,9 @@ impl Keeper {
                     tracing::warn!("{problem}");
                 }
                 self.unwatched = Some(problem);
-                false
             }
             // The runtime is shutting down.
-            Err(_) => false,
+            Err(_) => {}
         }
     }
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 64.0;
-const RIGHT: f64 = 16.0;
+const RIGHT: f64 = 24.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 44.0;
 
@@ -186,6 +186,9 @@ fn steps(most: f64, count: f64) -> Vec<f64> {
 }
 
 fn short(value: f64) -> String {
+    if value >= 1e6 && value % 1e5 == 0.0 {
+        return format!("{} M", value / 1e6);
+    }
     if value >= 1_000.0 && value % 1_000.0 == 0.0 {
         return format!("{} k", value / 1_000.0);
     }
@@ -206,7 +209,7 @@ mod tests {
     fn steps_are_round_and_reach_as_far_as_fits() {
         assert_eq!(steps(60.0, 12.0), (0..=12).map(|step| f64::from(step * 5)).collect::<Vec<_>>());
         assert_eq!(steps(7.0, 5.0), [0.0, 2.0, 4.0, 6.0]);
-        assert_eq!([short(2_000.0), short(1_500.0), short(0.1 + 0.2)], ["2 k", "1500", "0.3"]);
+        assert_eq!([short(2_000.0), short(1_500.0), short(2.5e6), short(0.1 + 0.2)], ["2 k", "1500", "2.5 M", "0.3"]);
     }
 
     #[test]
@@ -222,7 +225,7 @@ mod tests {
             bands: Vec::new(),
             series: vec![series],
         };
-        assert!(chart.svg().contains("points=\"64.0,256.0 944.0,"), "{}", chart.svg());
+        assert!(chart.svg().contains("points=\"64.0,256.0 936.0,"), "{}", chart.svg());
         assert_eq!(chart.y_ticks(), [1.0, 10.0, 100.0, 1_000.0]);
         chart.log_from = None;
         assert!((chart.y(0.0) - (HEIGHT - BOTTOM)).abs() < 1e-9);
