@@ -61,9 +61,9 @@ pub struct Arguments {
     /// Decides the mesh
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Where to leave a plot, as SVG
-    #[arg(long, value_name = "FILE")]
-    plot: Option<PathBuf>,
+    /// Where to leave plots, as SVG: scale.svg of the bytes, scale-messages.svg of the messages
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
 }
 
 /// What one device receives, by gossip and directly.
@@ -104,7 +104,7 @@ struct Row {
 /// Prints what each number of members costs.
 ///
 /// # Errors
-/// When a message cannot be encoded, or the plot not be written.
+/// When a message cannot be encoded, or a plot not be written.
 pub fn run(arguments: &Arguments, json: bool) -> anyhow::Result<()> {
     let rows: Vec<Row> = arguments
         .members
@@ -126,8 +126,13 @@ pub fn run(arguments: &Arguments, json: bool) -> anyhow::Result<()> {
             writeln!(out, "{}", row.line())?;
         }
     }
-    if let Some(path) = &arguments.plot {
-        std::fs::write(path, plot(&rows)).with_context(|| path.display().to_string())?;
+    if let Some(folder) = &arguments.plots {
+        let bytes = plot(&rows, "Bytes that one device receives", "bytes", |cost| cost.bytes);
+        let messages = plot(&rows, "Messages that one device receives", "messages", |cost| cost.messages);
+        for (name, plot) in [("scale.svg", bytes), ("scale-messages.svg", messages)] {
+            let path = folder.join(name);
+            std::fs::write(&path, plot).with_context(|| path.display().to_string())?;
+        }
     }
     Ok(())
 }
@@ -321,26 +326,26 @@ fn size(bytes: f64) -> String {
 }
 
 /// Bytes by device over the number of members.
-fn plot(rows: &[Row]) -> String {
-    let line = |name: &str, class, of: fn(&Row) -> f64| Series {
+fn plot(rows: &[Row], title: &'static str, unit: &'static str, part: fn(Cost) -> f64) -> String {
+    let line = |name: &str, class, of: fn(&Row) -> Cost| Series {
         name: name.to_owned(),
         class,
         line: true,
-        points: rows.iter().map(|row| (to_f64(row.members).log10(), of(row))).collect(),
+        points: rows.iter().map(|row| (to_f64(row.members).log10(), part(of(row)))).collect(),
     };
     let most = rows.iter().map(|row| row.members).max().unwrap_or(1);
     let chart = Chart {
-        title: "Bytes that one device receives",
+        title,
         x_label: "members",
-        y_label: "bytes",
+        y_label: unit,
         x_max: to_f64(most).log10(),
-        log_from: Some(100.0),
+        log_from: Some(1.0),
         x_ticks: Some(rows.iter().map(|row| (to_f64(row.members).log10(), row.members.to_string())).collect()),
         bands: Vec::new(),
         series: vec![
-            line("a change", "c0", |row| row.change.bytes),
-            line("the heartbeats after it", "c1", |row| row.heartbeats.bytes),
-            line("an idle minute", "c2", |row| row.idle_minute.bytes),
+            line("a change", "c0", |row| row.change),
+            line("the heartbeats after it", "c1", |row| row.heartbeats),
+            line("an idle minute", "c2", |row| row.idle_minute),
         ],
     };
     chart.file()
