@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use starling_schema::change::{COMMIT_CHANGES_MAX, Write};
 use starling_schema::ids::{FieldNo, RecordId};
 use starling_schema::model::Syncable;
@@ -496,5 +497,37 @@ fn a_write_that_never_can_be_is_refused_with_the_reason_and_nothing_of_its_commi
         let tag = a.add_tag("after").await;
         cluster.settle(SOON).await;
         assert_eq!(b.get::<Tag>(tag).await.unwrap().name.as_deref(), Some("after"));
+    });
+}
+
+#[test]
+fn commits_that_come_together_keep_their_order_and_are_each_all_or_nothing() {
+    Cluster::run(171, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        let (tag, other, place) = (a.new_id(), a.new_id(), a.new_id());
+        let name = |id, name: &str| Write::patch(Tag::MODEL, id, Fields::new().with(Tag::NAME, name));
+        let unknown = Write::patch(Tag::MODEL, tag, Fields::new().with(999, "x"));
+        let commits = [
+            vec![Write::put(Tag::MODEL, tag, Fields::new().with(Tag::NAME, "one"))],
+            vec![unknown.clone()],
+            vec![name(tag, "two")],
+            vec![Write::put(Tag::MODEL, other, Fields::new().with(Tag::NAME, "other")), name(tag, "three"), unknown],
+            vec![Write::put(Location::MODEL, place, Fields::new().with(Location::NAME, "place")), name(tag, "four")],
+            vec![Write::delete(Tag::MODEL, other)],
+            vec![name(tag, "five")],
+        ];
+        let before = a.peer().heads().await.unwrap();
+        let answers = join_all(commits.map(|writes| a.try_commit(writes))).await;
+        let heads: Vec<_> = answers.iter().map(|answer| answer.as_ref().map(|it| it.shared_head).ok()).collect();
+        let first = answers[0].as_ref().unwrap().shared_head;
+        // The deletion of what never was changes nothing.
+        let expected = [Some(0), None, Some(1), None, Some(2), Some(2), Some(3)];
+        assert_eq!(heads, expected.map(|after| after.map(|after| first + after)));
+        assert_ne!(a.peer().heads().await.unwrap(), before);
+        cluster.settle(SOON).await;
+        for node in [&a, &b] {
+            assert_eq!(node.get::<Tag>(tag).await.unwrap().name.as_deref(), Some("five"));
+            assert_eq!((node.get::<Tag>(other).await, node.count::<Location>().await), (None, 1));
+        }
     });
 }

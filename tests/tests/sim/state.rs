@@ -379,3 +379,28 @@ fn a_pushed_change_of_another_owners_stream_is_refused() {
         );
     });
 }
+
+/// Rows with ids above all that are there are written without a look at what is there.
+#[test]
+fn rows_are_written_alike_whether_their_ids_are_new_or_not() {
+    Cluster::run(172, async |cluster| {
+        let [a, b] = cluster.library(["a", "b"]).await;
+        let mut ids: Vec<RecordId> = (0..6).map(|_| a.new_id()).collect();
+        ids.sort();
+        let put = |at: usize, name: &str| {
+            Write::put(Location::MODEL, ids[at], Fields::new().with(Location::NAME, name).with(Location::PATH, "/"))
+        };
+        a.commit(vec![put(3, "old")]).await;
+        let rename = Write::patch(Location::MODEL, ids[5], Fields::new().with(Location::NAME, "renamed"));
+        let missing = Write::patch(Location::MODEL, ids[4], Fields::new().with(Location::NAME, "of none"));
+        let writes = vec![put(5, "five"), missing, put(1, "one"), rename, put(3, "new"), put(2, "two"), put(2, "two")];
+        a.commit(writes).await;
+        cluster.settle(SOON).await;
+        for node in [&a, &b] {
+            let rows = node.all::<Location>().await;
+            let named: Vec<_> = rows.iter().map(|row| (row.id(), row.name.as_deref(), row.path.as_deref())).collect();
+            let expected = [(1, "one"), (2, "two"), (3, "new"), (5, "renamed")];
+            assert_eq!(named, expected.map(|(at, name)| (ids[at], Some(name), Some("/"))));
+        }
+    });
+}
